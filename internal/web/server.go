@@ -75,7 +75,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		return nil, fmt.Errorf("web: trustedProxies: %w", err)
 	}
 	s.engine.Use(s.around)
-	s.engine.NoRoute(func(c *gin.Context) { writeStatus(c, http.StatusNotFound, "not_found", "there is nothing at this path") })
+	s.engine.NoRoute(func(c *gin.Context) {
+		writeStatus(c, http.StatusNotFound, "not_found", "there is nothing at this path")
+	})
 	s.engine.NoMethod(func(c *gin.Context) {
 		writeStatus(c, http.StatusMethodNotAllowed, "method_not_allowed", "this path has other methods; see the Allow header")
 	})
