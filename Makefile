@@ -1,0 +1,29 @@
+# make test is the one command that checks everything; CI runs the same.
+
+export CGO_ENABLED ?= 0
+
+.PHONY: build test check bench services-up services-down fmt
+
+build:
+	go build -trimpath -tags timetzdata -o bin/eprod ./cmd/eprod
+
+# Brings the real services up and runs vet, lint and every test with the race detector.
+test:
+	dev/test
+
+# Formatting, vet and lint only: seconds, no services.
+check:
+	dev/check
+
+# Prints ratios beside baselines of the same run; needs the real services.
+bench: services-up
+	dev/bench
+
+services-up:
+	dev/services up
+
+services-down:
+	dev/services down
+
+fmt:
+	gofmt -w cmd internal migrations

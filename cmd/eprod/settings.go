@@ -1,0 +1,208 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/providers/rawbytes"
+	"github.com/knadh/koanf/v2"
+	yamlv3 "gopkg.in/yaml.v3"
+)
+
+// Secret is a setting that never appears in output. Each has a twin with the suffix _FILE in the environment.
+type Secret string
+
+// String hides the secret from every formatting verb.
+func (Secret) String() string { return "***" }
+
+// GoString hides the secret from %#v.
+func (Secret) GoString() string { return "***" }
+
+// MarshalText hides the secret from encoders and loggers.
+func (Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
+
+const envPrefix = "EPROD_"
+
+// foreign tells settings outside the tree: where the file is, and what belongs to tests and to dev/services.
+func foreign(name string) bool {
+	return name == "EPROD_CONFIG" || strings.HasPrefix(name, "EPROD_TEST_") || strings.HasPrefix(name, "EPROD_SERVICES_")
+}
+
+// sources are where settings come from, weakest first: built-in values, the file, the environment, flags.
+type sources struct {
+	file  []byte            // YAML; nil when there is no file
+	name  string            // of the file, for messages
+	env   []string          // KEY=value
+	flags map[string]string // key path → value, only those that were given
+}
+
+// load fills out, which holds the built-in values, from all sources. Its error names every unknown key and every value of
+// the wrong type at once; nothing is taken from sources that have problems.
+func load(out any, from sources) error {
+	known := leaves(reflect.TypeOf(out).Elem())
+	k := koanf.New(".")
+	var problems []error
+	if from.file != nil {
+		if err := k.Load(rawbytes.Provider(from.file), yaml.Parser()); err != nil {
+			return fmt.Errorf("%s: %w", from.name, err)
+		}
+		problems = append(problems, unknownKeys(k.Keys(), known, from.name)...)
+	}
+	values, more := environment(from.env, known)
+	problems = append(problems, more...)
+	for key, text := range from.flags {
+		values[key] = text
+	}
+	if err := k.Load(confmap.Provider(values, "."), nil); err != nil {
+		problems = append(problems, err)
+	}
+	decoder := &mapstructure.DecoderConfig{
+		TagName: "koanf", Result: out, WeaklyTypedInput: true, ErrorUnused: len(problems) == 0,
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(durationHook, listHook),
+	}
+	if err := k.UnmarshalWithConf("", out, koanf.UnmarshalConf{Tag: "koanf", DecoderConfig: decoder}); err != nil {
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+// leaves returns every key path of a settings struct with the type of its value.
+func leaves(t reflect.Type) map[string]reflect.Type {
+	out := make(map[string]reflect.Type)
+	var walk func(t reflect.Type, prefix string)
+	walk = func(t reflect.Type, prefix string) {
+		for field := range t.Fields() {
+			name, options, _ := strings.Cut(field.Tag.Get("koanf"), ",")
+			switch {
+			case options == "squash":
+				walk(field.Type, prefix)
+			case name == "":
+			case field.Type.Kind() == reflect.Struct:
+				walk(field.Type, prefix+name+".")
+			default:
+				out[prefix+name] = field.Type
+			}
+		}
+	}
+	walk(t, "")
+	return out
+}
+
+func unknownKeys(keys []string, known map[string]reflect.Type, source string) []error {
+	var problems []error
+	for _, key := range keys {
+		if _, ok := known[key]; !ok {
+			problems = append(problems, fmt.Errorf("%s: %s: unknown key%s", source, key, nearest(key, known)))
+		}
+	}
+	return problems
+}
+
+// environment reads EPROD_SECTION__KEY_NAME settings; case and single underscores inside a name do not matter.
+func environment(env []string, known map[string]reflect.Type) (map[string]any, []error) {
+	byName := make(map[string]string, len(known))
+	for key := range known {
+		byName[envName(key)] = key
+	}
+	values := make(map[string]any)
+	var problems []error
+	for _, pair := range env {
+		name, value, _ := strings.Cut(pair, "=")
+		if !strings.HasPrefix(name, envPrefix) || foreign(name) {
+			continue
+		}
+		plain := strings.TrimPrefix(name, envPrefix)
+		key, fromFile := byName[squeeze(plain)], false
+		if key == "" {
+			key, fromFile = byName[squeeze(strings.TrimSuffix(plain, "_FILE"))], true
+		}
+		if key == "" || fromFile && (!strings.HasSuffix(plain, "_FILE") || known[key] != reflect.TypeFor[Secret]()) {
+			problems = append(problems, fmt.Errorf("environment: %s: unknown setting", name))
+			continue
+		}
+		if fromFile {
+			content, err := os.ReadFile(value)
+			if err != nil {
+				problems = append(problems, fmt.Errorf("environment: %s: %w", name, err))
+				continue
+			}
+			value = strings.TrimSpace(string(content))
+		}
+		values[key] = value
+	}
+	return values, problems
+}
+
+func envName(key string) string { return squeeze(strings.ReplaceAll(key, ".", "__")) }
+
+func squeeze(name string) string {
+	name = strings.ReplaceAll(strings.ToLower(name), "__", ".")
+	return strings.ReplaceAll(name, "_", "")
+}
+
+// nearest offers the known key with the same last word, or the same section's keys.
+func nearest(key string, known map[string]reflect.Type) string {
+	last := key[strings.LastIndexByte(key, '.')+1:]
+	section := strings.TrimSuffix(key, last)
+	var same []string
+	for _, candidate := range slices.Sorted(maps.Keys(known)) {
+		if strings.EqualFold(candidate[strings.LastIndexByte(candidate, '.')+1:], last) {
+			return ", perhaps " + candidate
+		}
+		if section != "" && strings.HasPrefix(candidate, section) {
+			same = append(same, strings.TrimPrefix(candidate, section))
+		}
+	}
+	if len(same) == 0 {
+		return ""
+	}
+	return "; " + strings.TrimSuffix(section, ".") + " has " + strings.Join(same, ", ")
+}
+
+func durationHook(from, to reflect.Type, value any) (any, error) {
+	if to != reflect.TypeFor[time.Duration]() || from == to {
+		return value, nil
+	}
+	text, ok := value.(string)
+	if !ok {
+		return nil, fmt.Errorf("%v: must be a duration with its unit, such as 500ms, 3s or 10m", value)
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return nil, fmt.Errorf("%q: must be a duration with its unit, such as 500ms, 3s or 10m", text)
+	}
+	return d, nil
+}
+
+// listHook reads a list from one environment variable: YAML or JSON in brackets, else separated by commas.
+func listHook(from, to reflect.Type, value any) (any, error) {
+	if to.Kind() != reflect.Slice || from.Kind() != reflect.String {
+		return value, nil
+	}
+	text := strings.TrimSpace(reflect.ValueOf(value).String())
+	if text == "" {
+		return []any{}, nil
+	}
+	if strings.HasPrefix(text, "[") {
+		var list []any
+		err := yamlv3.Unmarshal([]byte(text), &list)
+		return list, err
+	}
+	if to.Elem().Kind() != reflect.String {
+		return nil, fmt.Errorf("must be a list in brackets, as JSON or YAML")
+	}
+	var list []any
+	for part := range strings.SplitSeq(text, ",") {
+		list = append(list, strings.TrimSpace(part))
+	}
+	return list, nil
+}

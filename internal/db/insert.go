@@ -1,0 +1,57 @@
+package db
+
+import (
+	"strings"
+
+	"gorm.io/gorm"
+)
+
+// insertSizes are the row counts that get a prepared statement of their own. Any number of rows is cut into these, so that
+// the statement cache of a connection holds a handful of texts per table instead of one per batch size.
+var insertSizes = [...]int{100, 64, 16, 4, 1}
+
+// Insert writes rows into table with plain multi-row INSERT statements inside tx: every row or none, once the transaction
+// commits. Each row has one value per column, in that order. A row that breaks a unique key makes the whole call fail with
+// an error that IsDuplicate recognises: nothing is ignored silently. Table and columns are code, never input.
+func Insert(tx *gorm.DB, table string, columns []string, rows [][]any) error {
+	args := make([]any, 0, min(len(rows), insertSizes[0])*len(columns))
+	for len(rows) > 0 {
+		n := insertSize(len(rows))
+		args = args[:0]
+		for _, row := range rows[:n] {
+			args = append(args, row...)
+		}
+		if err := tx.Exec(insertSQL(table, columns, n), args...).Error; err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
+func insertSize(rows int) int {
+	for _, n := range insertSizes {
+		if n <= rows {
+			return n
+		}
+	}
+	return 1
+}
+
+func insertSQL(table string, columns []string, rows int) string {
+	var b strings.Builder
+	one := "(?" + strings.Repeat(",?", len(columns)-1) + ")"
+	b.Grow(len(table) + len(columns)*16 + rows*(len(one)+1) + 32)
+	b.WriteString("INSERT INTO ")
+	b.WriteString(table)
+	b.WriteString(" (")
+	b.WriteString(strings.Join(columns, ","))
+	b.WriteString(") VALUES ")
+	for i := range rows {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(one)
+	}
+	return b.String()
+}

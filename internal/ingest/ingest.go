@@ -1,0 +1,174 @@
+// Package ingest decides when the door answers 202, 409, 422, 429 and 503, and what a 202 promises.
+//
+// A 202 means durable: every in-sync replica of the log has the record or, while the log is away, the participant's shard
+// has it in the spool. Nothing else is awaited. The door checks what it can check without waiting for a store: the body
+// against the compiled questionnaire version, and the task against the schedule computed in process. What only the
+// stores know (another device completed the task a second ago) the processor decides later, and the receipt tells.
+//
+// A device that sends the same UUID again gets the same receipt as long as this process remembers it or, for answers that
+// were not authored just now, as long as the shard answers; else it gets a 202 again and the processor keeps the first.
+package ingest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/uuid"
+
+	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/questionnaire"
+	"github.com/eprod/eprod/internal/submission"
+)
+
+// Config bounds the door.
+type Config struct {
+	MaxBodyBytes   int64         `koanf:"maxBodyBytes"`   // bytes of one submission; larger is 413 before it is read
+	MaxInFlight    int           `koanf:"maxInFlight"`    // submissions inside the server at once; more is 503 before the body is read
+	ProduceTimeout time.Duration `koanf:"produceTimeout"` // wait for the log's acknowledgement before turning to the spool
+	SpoolTimeout   time.Duration `koanf:"spoolTimeout"`   // wait for the spool before answering 503
+	LookupTimeout  time.Duration `koanf:"lookupTimeout"`  // wait for a participant's profile or an earlier receipt
+	MaxSkew        time.Duration `koanf:"maxSkew"`        // how far in the future "authored" may lie
+	Fresh          time.Duration `koanf:"fresh"`          // answers authored longer ago are looked up as possible retries
+	Remembered     int           `koanf:"remembered"`     // receipts and tasks remembered in process
+	RelayInterval  time.Duration `koanf:"relayInterval"`  // how often the spools are looked at
+	RelayBatch     int           `koanf:"relayBatch"`     // spooled records relayed in one transaction
+}
+
+// DefaultConfig returns settings that hold the three-second bound of a request.
+func DefaultConfig() Config {
+	return Config{
+		MaxBodyBytes: 256 << 10, MaxInFlight: 2048, ProduceTimeout: time.Second, SpoolTimeout: time.Second,
+		LookupTimeout: 300 * time.Millisecond, MaxSkew: 10 * time.Minute, Fresh: 10 * time.Second,
+		Remembered: 100_000, RelayInterval: time.Second, RelayBatch: 100,
+	}
+}
+
+// Validate names every setting that cannot work.
+func (c Config) Validate() error {
+	var problems []error
+	positive := func(key string, ok bool, value any) {
+		if !ok {
+			problems = append(problems, fmt.Errorf("%s: %v: must be greater than zero", key, value))
+		}
+	}
+	positive("maxBodyBytes", c.MaxBodyBytes > 0, c.MaxBodyBytes)
+	positive("maxInFlight", c.MaxInFlight > 0, c.MaxInFlight)
+	positive("produceTimeout", c.ProduceTimeout > 0, c.ProduceTimeout)
+	positive("spoolTimeout", c.SpoolTimeout > 0, c.SpoolTimeout)
+	positive("lookupTimeout", c.LookupTimeout > 0, c.LookupTimeout)
+	positive("remembered", c.Remembered > 0, c.Remembered)
+	positive("relayInterval", c.RelayInterval > 0, c.RelayInterval)
+	positive("relayBatch", c.RelayBatch > 0, c.RelayBatch)
+	if sum := c.ProduceTimeout + c.SpoolTimeout + 2*c.LookupTimeout; sum > 3*time.Second {
+		problems = append(problems, fmt.Errorf("produceTimeout + spoolTimeout + 2 x lookupTimeout: %v: must not exceed 3s, the longest a request may last", sum))
+	}
+	return errors.Join(problems...)
+}
+
+// envelope is a decoded request: {"task": "…", "response": {…}}.
+type envelope struct {
+	task       int64
+	raw        []byte // the response member, exactly as received; part of the request body
+	sum        [32]byte
+	response   *questionnaire.Response
+	submission uuid.UUID
+}
+
+// decode reads a request body strictly: one JSON object, known members only, each once, valid UTF-8 throughout. It refuses
+// with errs.Invalid what is not JSON of that shape and with errs.Unprocessable what is not a QuestionnaireResponse.
+func decode(body []byte) (envelope, error) {
+	var e envelope
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body))
+	if err := e.members(dec, body); err != nil {
+		return envelope{}, err
+	}
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return envelope{}, errs.InvalidJSON("there is something after the JSON object")
+	}
+	if e.task == 0 {
+		return envelope{}, missing("task", "the id of the task that is answered, as a string")
+	}
+	if e.raw == nil {
+		return envelope{}, missing("response", "a FHIR QuestionnaireResponse")
+	}
+	response, err := questionnaire.ParseResponse(e.raw)
+	if err != nil {
+		return envelope{}, err
+	}
+	if e.submission, err = submission.ParseUUID(response.Identifier); err != nil {
+		return envelope{}, err
+	}
+	e.response, e.sum = response, sha256.Sum256(e.raw)
+	return e, nil
+}
+
+func (e *envelope) members(dec *jsontext.Decoder, body []byte) error {
+	token, err := dec.ReadToken()
+	if err != nil {
+		return malformed(err)
+	}
+	if token.Kind() != '{' {
+		return errs.InvalidJSON("the body must be a JSON object with the members task and response")
+	}
+	for dec.PeekKind() != '}' {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return malformed(err)
+		}
+		switch member := name.String(); member {
+		case "task":
+			if err := e.readTask(dec); err != nil {
+				return err
+			}
+		case "response":
+			value, err := dec.ReadValue()
+			if err != nil {
+				return malformed(err)
+			}
+			end := int(dec.InputOffset())
+			e.raw = body[end-len(value) : end]
+		default:
+			return errs.UnknownMember(strconv.QuoteToASCII(member))
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return malformed(err)
+	}
+	return nil
+}
+
+func (e *envelope) readTask(dec *jsontext.Decoder) error {
+	token, err := dec.ReadToken()
+	if err != nil {
+		return malformed(err)
+	}
+	if token.Kind() == '"' {
+		if e.task, err = strconv.ParseInt(token.String(), 10, 64); err == nil && e.task > 0 {
+			return nil
+		}
+	}
+	return errs.InvalidField(errs.Finding{Pointer: "/task", Code: "invalid_id", Detail: "task must be an id: decimal digits in a JSON string"})
+}
+
+func missing(member, what string) error {
+	return errs.InvalidField(errs.Finding{Pointer: "/" + member, Code: "missing", Detail: member + " is required: " + what})
+}
+
+// malformed says where the JSON broke, never what stood there.
+func malformed(err error) error {
+	detail := "the body is not well-formed JSON"
+	if errors.Is(err, jsontext.ErrDuplicateName) {
+		detail = "a JSON object has the same member twice"
+	}
+	var syntactic *jsontext.SyntacticError
+	if errors.As(err, &syntactic) {
+		detail += " (at byte " + strconv.FormatInt(syntactic.ByteOffset, 10) + ")"
+	}
+	return errs.InvalidJSON(detail)
+}

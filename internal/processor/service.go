@@ -1,0 +1,389 @@
+package processor
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/eprod/eprod/internal/audit"
+	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/kafka"
+	"github.com/eprod/eprod/internal/keyring"
+	"github.com/eprod/eprod/internal/outbox"
+	"github.com/eprod/eprod/internal/participant"
+	"github.com/eprod/eprod/internal/questionnaire"
+	"github.com/eprod/eprod/internal/study"
+	"github.com/eprod/eprod/internal/submission"
+	"github.com/eprod/eprod/internal/task"
+)
+
+// Catalog knows what studies ask for; see ingest for its promise.
+type Catalog interface {
+	Study(ctx context.Context, id int64) (study.Study, error)
+	Schedule(ctx context.Context, study int64) (task.Schedule, error)
+	Definition(ctx context.Context, study int64, canonical string) (*questionnaire.Definition, error)
+}
+
+// People returns the profiles of those ids that exist, one query per table and shard.
+type People interface {
+	GetMany(ctx context.Context, ids []int64) (map[int64]*participant.Profile, error)
+}
+
+// IDs gives ascending Snowflake ids.
+type IDs interface {
+	NextN(n int) ([]int64, error)
+}
+
+// Meter counts what became of records.
+type Meter interface {
+	Processed(stored, quarantined, conflicts, duplicates int)
+	Batch(records int, took time.Duration)
+}
+
+// Parts are what the processor needs. All are required but Committed.
+type Parts struct {
+	Catalog Catalog
+	People  People
+	Engine  *task.Engine
+	Shards  *db.Shards
+	Intake  *keyring.DataKey
+	IDs     IDs
+	Now     func() time.Time
+	Meter   Meter
+	Logger  *slog.Logger
+	// Committed is told after each shard's commit that its outbox has something to relay.
+	Committed func(shard *db.DB)
+}
+
+// Service processes batches. It is safe for concurrent use by one goroutine per partition.
+type Service struct {
+	Parts
+	config Config
+}
+
+// New returns a processor.
+func New(config Config, parts Parts) *Service { return &Service{Parts: parts, config: config} }
+
+// Handle processes consecutive messages of one partition. When it returns nil everything in them is committed: stored,
+// quarantined, kept aside as a conflict, or known to be there already. An error means that some of it may be committed
+// and that the same batch must be handed in again.
+func (s *Service) Handle(ctx context.Context, batch []kafka.Message) error {
+	began := s.Now()
+	verdicts, err := s.judge(ctx, batch)
+	if err != nil {
+		return err
+	}
+	for _, part := range s.byShard(verdicts) {
+		if err := s.commit(ctx, part.shard, part.verdicts); err != nil {
+			return fmt.Errorf("shard %s: %w", part.shard.Name, err)
+		}
+	}
+	s.Meter.Batch(len(batch), s.Now().Sub(began))
+	return nil
+}
+
+// judge decodes and checks every message. Its error is transient.
+func (s *Service) judge(ctx context.Context, batch []kafka.Message) ([]verdict, error) {
+	verdicts := make([]verdict, len(batch))
+	ids := make([]int64, 0, len(batch))
+	for i, m := range batch {
+		r, err := submission.FromMessage(m)
+		if err != nil {
+			s.Logger.ErrorContext(ctx, "unreadable record", "topic", m.Topic, "partition", m.Partition, "offset", m.Offset, "error", err)
+			id, err := s.IDs.NextN(1)
+			if err != nil {
+				return nil, err
+			}
+			verdicts[i] = verdict{record: unreadable(m, id[0], s.Now()), reason: ReasonUnreadable}
+			continue
+		}
+		verdicts[i].record = r
+		ids = append(ids, r.Participant)
+	}
+	people, err := s.People.GetMany(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("profiles: %w", err)
+	}
+	for i := range verdicts {
+		v := &verdicts[i]
+		if v.reason != "" {
+			continue
+		}
+		if err := s.check(ctx, v, people[v.record.Participant]); err != nil {
+			return nil, err
+		}
+	}
+	return verdicts, nil
+}
+
+// check applies every rule to one record and fills its verdict. Its error is transient.
+func (s *Service) check(ctx context.Context, v *verdict, p *participant.Profile) error {
+	r := &v.record
+	if p == nil || p.Study != r.Study {
+		v.reason = ReasonUnknownParticipant
+		return nil
+	}
+	v.site = p.Site
+	if p.Status == participant.Withdrawn {
+		v.reason = ReasonWithdrawn
+		return nil
+	}
+	body, ok := s.open(r, p)
+	if !ok {
+		v.reason = ReasonSealed
+		return nil
+	}
+	response, err := questionnaire.ParseResponse(body)
+	if err != nil {
+		v.reason, v.findings = ReasonInvalid, findings(err)
+		return nil
+	}
+	return s.checkAgainstStudy(ctx, v, p, response)
+}
+
+// open decrypts a body, holds it against its hash, and seals it anew with the participant's key where the door could not.
+func (s *Service) open(r *submission.Record, p *participant.Profile) ([]byte, bool) {
+	key := p.Key
+	if r.Key == submission.KeyIntake {
+		key = s.Intake
+	}
+	body, err := key.Open(r.Sealed, r.Associated())
+	if err != nil || sha256.Sum256(body) != r.SHA256 {
+		return nil, false
+	}
+	if r.Key == submission.KeyIntake {
+		sealed, err := p.Key.Seal(body, r.Associated())
+		if err != nil {
+			return nil, false
+		}
+		r.Sealed, r.Key = sealed, submission.KeyParticipant
+	}
+	return body, true
+}
+
+func (s *Service) checkAgainstStudy(ctx context.Context, v *verdict, p *participant.Profile, response *questionnaire.Response) error {
+	r := &v.record
+	about, err := s.Catalog.Study(ctx, r.Study)
+	if err != nil {
+		return fmt.Errorf("study: %w", err)
+	}
+	if about.Status != study.Active {
+		v.reason = ReasonStudy
+		return nil
+	}
+	definition, err := s.Catalog.Definition(ctx, r.Study, response.Questionnaire)
+	if err != nil {
+		if !errs.Permanent(err) {
+			return fmt.Errorf("questionnaire: %w", err)
+		}
+		v.reason, v.findings = ReasonQuestionnaire, findings(err)
+		return nil
+	}
+	if v.findings = definition.Check(response, questionnaire.Context{Now: r.ReceivedAt, MaxSkew: s.config.MaxSkew}); len(v.findings) > 0 {
+		v.reason = ReasonInvalid
+		return nil
+	}
+	schedule, err := s.Catalog.Schedule(ctx, r.Study)
+	if err != nil {
+		return fmt.Errorf("schedule: %w", err)
+	}
+	due, ok := s.Engine.Find(schedule, p.Person, r.Task, r.ReceivedAt)
+	if !ok || due.Questionnaire != response.Questionnaire {
+		v.reason = ReasonUnknownTask
+		return nil
+	}
+	if err := task.Acceptable(due, response.AuthoredAt, r.ReceivedAt); err != nil {
+		v.reason, v.findings = ReasonTaskWindow, findings(err)
+		return nil
+	}
+	late := task.Late(due, response.AuthoredAt, r.ReceivedAt)
+	v.response = submission.Response{Record: *r, Site: p.Site, Questionnaire: definition.URL(), Version: definition.Version(),
+		Status: response.Status, Authored: response.Authored, Zone: due.Zone, Late: late}
+	v.done = task.Completion{Task: due, Submission: r.Submission, Response: r.ID, Late: late}
+	return nil
+}
+
+// findings turns a refusal into findings that hold no answer.
+func findings(err error) []errs.Finding {
+	e, ok := errs.As(err)
+	if !ok {
+		return nil
+	}
+	if len(e.Findings) > 0 {
+		return e.Findings
+	}
+	return []errs.Finding{{Code: e.Code, Detail: e.Detail}}
+}
+
+type shardPart struct {
+	shard    *db.DB
+	verdicts []verdict
+}
+
+// byShard groups verdicts by shard and keeps their order.
+func (s *Service) byShard(verdicts []verdict) []shardPart {
+	var parts []shardPart
+	place := make(map[int]int)
+	for _, v := range verdicts {
+		n := s.Shards.Index(v.record.Participant)
+		at, ok := place[n]
+		if !ok {
+			at = len(parts)
+			place[n] = at
+			parts = append(parts, shardPart{shard: s.Shards.For(v.record.Participant)})
+		}
+		parts[at].verdicts = append(parts[at].verdicts, v)
+	}
+	return parts
+}
+
+// commit stores one shard's part in one transaction. The first try assumes that nothing of it is there yet, which costs no
+// reads; a duplicate key means that something is, and the next tries look first. A row that the database refuses for
+// itself is found by halving and quarantined.
+func (s *Service) commit(ctx context.Context, shard *db.DB, verdicts []verdict) error {
+	const tries = 5
+	var err error
+	for try := range tries {
+		var f fate
+		if f, err = s.try(ctx, shard, verdicts, try > 0); err == nil {
+			s.Meter.Processed(len(f.responses), len(f.quarantine), len(f.conflicts), f.duplicates)
+			if s.Committed != nil {
+				s.Committed(shard)
+			}
+			return nil
+		}
+		if !db.IsDuplicate(err) {
+			break
+		}
+	}
+	if ctx.Err() != nil || errs.KindOf(err) == errs.Unavailable || db.IsDuplicate(err) || !db.IsRefused(err) {
+		return err
+	}
+	return s.isolate(ctx, shard, verdicts, err)
+}
+
+func (s *Service) isolate(ctx context.Context, shard *db.DB, verdicts []verdict, cause error) error {
+	if len(verdicts) == 1 {
+		v := verdicts[0]
+		if v.reason == ReasonRefused {
+			return cause
+		}
+		s.Logger.ErrorContext(ctx, "the store refuses a record", "shard", shard.Name, "submission.id", v.record.ID, "error", cause)
+		v.reason, v.findings = ReasonRefused, nil
+		return s.commit(ctx, shard, []verdict{v})
+	}
+	half := len(verdicts) / 2
+	if err := s.commit(ctx, shard, verdicts[:half]); err != nil {
+		return err
+	}
+	return s.commit(ctx, shard, verdicts[half:])
+}
+
+func (s *Service) try(ctx context.Context, shard *db.DB, verdicts []verdict, look bool) (fate, error) {
+	var f fate
+	err := shard.Tx(ctx, func(tx *gorm.DB) error {
+		var have known
+		if look {
+			var err error
+			if have, err = lookUp(tx, verdicts); err != nil {
+				return err
+			}
+		}
+		at := s.Now().UTC().Truncate(time.Microsecond)
+		f = settle(verdicts, have, at)
+		return s.write(tx, &f, at)
+	})
+	return f, err
+}
+
+func lookUp(tx *gorm.DB, verdicts []verdict) (known, error) {
+	ids := make([]submission.Identity, len(verdicts))
+	keys := make([]task.Key, len(verdicts))
+	for i := range verdicts {
+		ids[i] = verdicts[i].record.Identity()
+		keys[i] = task.Key{Participant: verdicts[i].record.Participant, Task: verdicts[i].record.Task}
+	}
+	receipts, err := submission.Receipts(tx, ids)
+	if err != nil {
+		return known{}, err
+	}
+	tasks, err := task.DoneFor(tx, keys)
+	return known{receipts, tasks}, err
+}
+
+func (s *Service) write(tx *gorm.DB, f *fate, at time.Time) error {
+	if err := submission.InsertReceipts(tx, f.receipts); err != nil {
+		return err
+	}
+	if err := task.Complete(tx, f.done); err != nil {
+		return err
+	}
+	if err := submission.InsertResponses(tx, f.responses); err != nil {
+		return err
+	}
+	if err := submission.InsertQuarantine(tx, f.quarantine); err != nil {
+		return err
+	}
+	if err := s.writeConflicts(tx, f, at); err != nil {
+		return err
+	}
+	return s.report(tx, f, at)
+}
+
+// writeConflicts keeps bodies aside that are not kept yet: the same conflicting body may come any number of times.
+func (s *Service) writeConflicts(tx *gorm.DB, f *fate, at time.Time) error {
+	fresh := f.conflicts[:0]
+	for i := range f.conflicts {
+		kept, err := submission.ConflictKept(tx, &f.conflicts[i])
+		if err != nil {
+			return err
+		}
+		if kept {
+			f.duplicates++
+		} else {
+			fresh = append(fresh, f.conflicts[i])
+		}
+	}
+	f.conflicts = fresh
+	return submission.InsertConflicts(tx, at, f.conflicts)
+}
+
+// report writes the audit entries and the outbox events of a batch, in the same transaction as the rows they speak of.
+func (s *Service) report(tx *gorm.DB, f *fate, at time.Time) error {
+	total := len(f.responses) + len(f.quarantine) + len(f.conflicts)
+	if total == 0 {
+		return nil
+	}
+	ids, err := s.IDs.NextN(2 * total)
+	if err != nil {
+		return err
+	}
+	entries := make([]audit.Entry, 0, total)
+	events := make([]outbox.Event, 0, total)
+	note := func(r *submission.Record, action, table string, about map[string]string) {
+		n := len(entries)
+		entries = append(entries, entry(ids[2*n], at, r, action, table, about))
+		events = append(events, event(ids[2*n+1], at, r, action, about))
+	}
+	for i := range f.responses {
+		r := &f.responses[i]
+		note(&r.Record, "response.store", "response", map[string]string{"questionnaire": r.Questionnaire, "version": r.Version})
+	}
+	for i := range f.quarantine {
+		q := &f.quarantine[i]
+		note(&q.Record, "submission.quarantine", "quarantine", map[string]string{"reason": q.Reason})
+		events = append(events, deadLetter(q, at))
+	}
+	for i := range f.conflicts {
+		note(&f.conflicts[i], "submission.conflict", "conflict", nil)
+	}
+	if err := audit.Append(tx, entries...); err != nil {
+		return err
+	}
+	return outbox.Add(tx, events...)
+}

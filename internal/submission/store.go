@@ -1,0 +1,242 @@
+package submission
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"gorm.io/gorm"
+
+	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/errs"
+)
+
+// Store reads and writes submissions on the shards. It is safe for concurrent use.
+type Store struct{ Shards *db.Shards }
+
+// Identity names a submission before anything is stored.
+type Identity struct {
+	Participant int64
+	Submission  uuid.UUID
+}
+
+// Identity returns the record's identity.
+func (r *Record) Identity() Identity { return Identity{r.Participant, r.Submission} }
+
+var (
+	receiptColumns  = []string{"participant_id", "submission", "id", "study_id", "task_id", "sha256", "state", "received_at", "processed_at"}
+	responseColumns = []string{"id", "study_id", "site_id", "participant_id", "task_id", "submission", "sha256", "questionnaire", "version", "status",
+		"authored", "zone", "late", "received_at", "stored_at", "source", "sealed_key", "sealed"}
+	conflictColumns   = []string{"id", "study_id", "participant_id", "task_id", "submission", "sha256", "received_at", "stored_at", "source", "sealed_key", "sealed"}
+	quarantineColumns = []string{"id", "study_id", "site_id", "participant_id", "task_id", "submission", "sha256", "reason", "findings", "received_at",
+		"quarantined_at", "source", "sealed_key", "sealed"}
+	spoolColumns = []string{"id", "participant_id", "study_id", "task_id", "submission", "sha256", "received_at", "source", "sealed_key", "sealed"}
+)
+
+// InsertReceipts writes receipts in tx. A receipt whose identity is taken makes the call fail with a duplicate.
+func InsertReceipts(tx *gorm.DB, receipts []Receipt) error {
+	rows := make([][]any, len(receipts))
+	for i, r := range receipts {
+		rows[i] = []any{r.Participant, r.Submission[:], r.ID, r.Study, r.Task, r.SHA256[:], string(r.State), db.Micros(r.ReceivedAt), db.Micros(r.ProcessedAt)}
+	}
+	return db.Insert(tx, "receipt", receiptColumns, rows)
+}
+
+// InsertResponses writes checked responses in tx.
+func InsertResponses(tx *gorm.DB, responses []Response) error {
+	rows := make([][]any, len(responses))
+	for i := range responses {
+		r := &responses[i]
+		rows[i] = []any{r.ID, r.Study, r.Site, r.Participant, r.Task, r.Submission[:], r.SHA256[:], r.Questionnaire, r.Version, r.Status,
+			r.Authored, r.Zone, flag(r.Late), db.Micros(r.ReceivedAt), db.Micros(r.StoredAt), r.Source, int(r.Key), r.Sealed}
+	}
+	return db.Insert(tx, "response", responseColumns, rows)
+}
+
+// InsertConflicts keeps second bodies aside and lets their receipts end in conflict.
+func InsertConflicts(tx *gorm.DB, at time.Time, records []Record) error {
+	rows := make([][]any, len(records))
+	for i := range records {
+		r := &records[i]
+		rows[i] = []any{r.ID, r.Study, r.Participant, r.Task, r.Submission[:], r.SHA256[:], db.Micros(r.ReceivedAt), db.Micros(at), r.Source, int(r.Key), r.Sealed}
+	}
+	if err := db.Insert(tx, "conflict", conflictColumns, rows); err != nil {
+		return err
+	}
+	for i := range records {
+		err := tx.Exec("UPDATE receipt SET state = ?, processed_at = ? WHERE participant_id = ? AND submission = ?",
+			string(Conflict), db.Micros(at), records[i].Participant, records[i].Submission[:]).Error
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// InsertQuarantine writes submissions that wait for a person.
+func InsertQuarantine(tx *gorm.DB, waiting []Quarantine) error {
+	rows := make([][]any, len(waiting))
+	for i := range waiting {
+		q := &waiting[i]
+		findings, err := json.Marshal(q.Findings)
+		if err != nil {
+			return err
+		}
+		rows[i] = []any{q.ID, q.Study, q.Site, q.Participant, q.Task, q.Submission[:], q.SHA256[:], q.Reason, findings, db.Micros(q.ReceivedAt),
+			db.Micros(q.At), q.Source, int(q.Key), q.Sealed}
+	}
+	return db.Insert(tx, "quarantine", quarantineColumns, rows)
+}
+
+// Spool makes a record durable on the participant's shard while the log cannot take it. When it returns nil the record is
+// committed; the relay hands it to the log later.
+func (s *Store) Spool(ctx context.Context, r *Record) error {
+	err := s.Shards.For(r.Participant).Tx(ctx, func(tx *gorm.DB) error {
+		return db.Insert(tx, "spool", spoolColumns, [][]any{{r.ID, r.Participant, r.Study, r.Task, r.Submission[:], r.SHA256[:],
+			db.Micros(r.ReceivedAt), r.Source, int(r.Key), r.Sealed}})
+	})
+	return db.Error("spool", err)
+}
+
+// Relay claims up to limit spooled records of one shard, hands them to send and deletes them, all in one transaction: a
+// failure of send, or of the commit, leaves them for the next call. It returns how many were sent. Several processes may
+// relay one shard: each row is claimed by one of them.
+func Relay(ctx context.Context, shard *db.DB, limit int, send func(ctx context.Context, records []Record) error) (int, error) {
+	sent := 0
+	err := shard.Tx(ctx, func(tx *gorm.DB) error {
+		var rows []recordRow
+		err := db.SkipLocked(tx).Table("spool").Select(spoolColumns).Order("id").Limit(limit).Find(&rows).Error
+		if err != nil || len(rows) == 0 {
+			sent = 0
+			return err
+		}
+		records := make([]Record, len(rows))
+		ids := make([]int64, len(rows))
+		for i := range rows {
+			records[i], ids[i] = rows[i].record(), rows[i].ID
+		}
+		if err := send(ctx, records); err != nil {
+			return err
+		}
+		sent = len(rows)
+		return tx.Exec("DELETE FROM spool WHERE id IN ?", ids).Error
+	})
+	if err != nil {
+		return 0, err
+	}
+	return sent, nil
+}
+
+// SpoolDepth returns how many records wait in a shard's spool.
+func SpoolDepth(ctx context.Context, shard *db.DB) (int64, error) {
+	var n int64
+	err := shard.Read(ctx).Table("spool").Count(&n).Error
+	return n, db.Error("spool", err)
+}
+
+// Receipts returns the receipts of the given identities that exist, read in tx; all must live on tx's shard.
+func Receipts(tx *gorm.DB, ids []Identity) (map[Identity]Receipt, error) {
+	found := make(map[Identity]Receipt, len(ids))
+	for chunk := range slices.Chunk(ids, 100) {
+		// Two lists instead of pairs: SQLite and MySQL agree on no form of a list of pairs. What is found beside the
+		// pairs is harmless, because callers look their own identities up.
+		participants, submissions := make([]int64, len(chunk)), make([][]byte, len(chunk))
+		for i, id := range chunk {
+			participants[i], submissions[i] = id.Participant, id.Submission[:]
+		}
+		var rows []receiptRow
+		err := tx.Table("receipt").Select(receiptColumns).Where("participant_id IN ? AND submission IN ?", participants, submissions).Find(&rows).Error
+		if err != nil {
+			return nil, err
+		}
+		for i := range rows {
+			r := rows[i].receipt()
+			found[Identity{r.Participant, r.Submission}] = r
+		}
+	}
+	return found, nil
+}
+
+// Receipt returns what became of a participant's submission, or that it waits in the spool. A submission that is only in
+// the log is not found here.
+func (s *Store) Receipt(ctx context.Context, participant int64, id uuid.UUID) (Receipt, error) {
+	tx := s.Shards.For(participant).Read(ctx)
+	var row receiptRow
+	err := tx.Table("receipt").Select(receiptColumns).Where("participant_id = ? AND submission = ?", participant, id[:]).Take(&row).Error
+	if err == nil {
+		r := row.receipt()
+		if r.State == Quarantined {
+			r.Findings, err = s.findings(ctx, r)
+		}
+		return r, err
+	}
+	if err = db.Error("submission", err); errs.KindOf(err) != errs.NotFound {
+		return Receipt{}, err
+	}
+	var waiting recordRow
+	err = s.Shards.For(participant).Read(ctx).Table("spool").Select(spoolColumns).
+		Where("participant_id = ? AND submission = ?", participant, id[:]).Order("id").Limit(1).Take(&waiting).Error
+	if err != nil {
+		return Receipt{}, db.Error("submission", err)
+	}
+	record := waiting.record()
+	return record.Receipt(), nil
+}
+
+func (s *Store) findings(ctx context.Context, r Receipt) ([]errs.Finding, error) {
+	var row struct{ Findings []byte }
+	err := s.Shards.For(r.Participant).Read(ctx).Table("quarantine").Select("findings").Where("id = ?", r.ID).Take(&row).Error
+	if err != nil {
+		return nil, db.Error("quarantine", err)
+	}
+	var findings []errs.Finding
+	return findings, json.Unmarshal(row.Findings, &findings)
+}
+
+// Filter narrows a list. Zero members do not filter; Study is required.
+type Filter struct {
+	Study         int64
+	Participant   int64
+	Sites         []int64 // nil = every site
+	Questionnaire string
+	From, To      time.Time // on ReceivedAt, From inclusive, To exclusive
+	Before        int64     // keyset: only smaller ids
+	Limit         int
+}
+
+// Responses lists stored responses without their bodies, newest first, merged over the shards.
+func (s *Store) Responses(ctx context.Context, f Filter) ([]Response, error) {
+	columns := without(responseColumns, "sealed")
+	return list(ctx, s.Shards, f, "response", columns, responseRow.response, func(r Response) int64 { return r.ID })
+}
+
+// Response returns one stored response with its sealed body.
+func (s *Store) Response(ctx context.Context, id int64) (Response, error) {
+	return find(ctx, s.Shards, "response", responseColumns, id, responseRow.response)
+}
+
+// Quarantined lists what waits for a person, without bodies, newest first, merged over the shards.
+func (s *Store) Quarantined(ctx context.Context, f Filter) ([]Quarantine, error) {
+	columns := without(quarantineColumns, "sealed")
+	return list(ctx, s.Shards, f, "quarantine", columns, quarantineRow.quarantine, func(q Quarantine) int64 { return q.ID })
+}
+
+// ConflictKept reports whether this very body is already kept aside as a conflict, read in tx.
+func ConflictKept(tx *gorm.DB, r *Record) (bool, error) {
+	var n int64
+	err := tx.Table("conflict").Where("participant_id = ? AND submission = ? AND sha256 = ?", r.Participant, r.Submission[:], r.SHA256[:]).Count(&n).Error
+	return n > 0, err
+}
+
+func without(columns []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(columns), func(c string) bool { return c == name })
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
