@@ -1,0 +1,13 @@
+-- +goose Up
+CREATE TABLE staff_session (
+    id INTEGER NOT NULL PRIMARY KEY,
+    account_id INTEGER NOT NULL,
+    study_id INTEGER NOT NULL,
+    family_hash BLOB NOT NULL,
+    current_hash BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+);
+
+-- +goose Down
+DROP TABLE staff_session;
