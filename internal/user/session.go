@@ -17,10 +17,10 @@ import (
 type Session struct {
 	ID        int64
 	Kind      auth.Kind // staff or participant
-	Account   int64 // staff account or participant
-	Study     int64 // of a participant; 0 for staff
-	Family    [32]byte // hash of the part of the refresh token that stays
-	Current   [32]byte // hash of the part that changes with each use
+	Account   int64     // staff account or participant
+	Study     int64     // of a participant; 0 for staff
+	Family    [32]byte  // hash of the part of the refresh token that stays
+	Current   [32]byte  // hash of the part that changes with each use
 	CreatedAt time.Time
 	ExpiresAt time.Time
 }

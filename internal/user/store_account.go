@@ -136,4 +136,3 @@ func (s *Store) ParticipantSignedIn(ctx context.Context, session Session, entry 
 func (s *Store) ParticipantFailed(ctx context.Context, participant int64, count func(Attempts) Attempts, entry audit.Entry) error {
 	return s.failed(ctx, s.Shards.For(participant), "participant_account", "participant_id", participant, count, entry)
 }
-
