@@ -1,0 +1,186 @@
+package telemetry
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Metrics holds every metric of eprod and the registry that /metrics shows. Its parts satisfy the small interfaces of the packages that
+// count. All methods are safe for concurrent use, and no label ever holds an id of a person.
+type Metrics struct {
+	Registry *prometheus.Registry
+	HTTP     *HTTP
+	Intake   *Intake
+	Process  *Process
+	Health   *Health
+}
+
+// NewMetrics returns metrics at zero in a registry of their own, with those of the Go runtime and the process.
+func NewMetrics() *Metrics {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	f := promauto.With(r)
+	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Health: newHealth(r, f)}
+}
+
+// latencies are bucket bounds in seconds from 0.5 ms to 8 s, by doubling.
+func latencies() []float64 { return prometheus.ExponentialBuckets(0.0005, 2, 15) }
+
+// HTTP measures requests: eprod_http_requests_total{method,route,status} and eprod_http_request_seconds{method,route}.
+type HTTP struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+}
+
+func newHTTP(f promauto.Factory) *HTTP {
+	return &HTTP{
+		requests: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_http_requests_total",
+			Help: "Requests answered, by route template and status."}, []string{"method", "route", "status"}),
+		seconds: f.NewHistogramVec(prometheus.HistogramOpts{Name: "eprod_http_request_seconds",
+			Help: "Time from the end of the headers to the answer.", Buckets: latencies()}, []string{"method", "route"}),
+	}
+}
+
+// ObserveRequest counts one request. An unknown method becomes "other", for clients may invent them.
+func (h *HTTP) ObserveRequest(method, route string, status int, took time.Duration) {
+	switch method {
+	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS":
+	default:
+		method = "other"
+	}
+	h.requests.WithLabelValues(method, route, strconv.Itoa(status)).Inc()
+	h.seconds.WithLabelValues(method, route).Observe(took.Seconds())
+}
+
+// Intake counts submissions at the door: eprod_intake_accepted_total{way}, eprod_intake_refused_total{code} and
+// eprod_produce_seconds{outcome}.
+type Intake struct {
+	log, spool     prometheus.Counter
+	refused        *prometheus.CounterVec
+	acked, unknown prometheus.Observer
+}
+
+func newIntake(f promauto.Factory) *Intake {
+	accepted := f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_intake_accepted_total",
+		Help: "Submissions answered 202, by where they are durable: log or spool."}, []string{"way"})
+	produce := f.NewHistogramVec(prometheus.HistogramOpts{Name: "eprod_produce_seconds",
+		Help: "Time until the log acknowledged a record, or until the wait for it ended unknown.", Buckets: latencies()}, []string{"outcome"})
+	return &Intake{
+		log: accepted.WithLabelValues("log"), spool: accepted.WithLabelValues("spool"),
+		refused: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_intake_refused_total",
+			Help: "Submissions refused at the door, by the code of the answer."}, []string{"code"}),
+		acked: produce.WithLabelValues("acknowledged"), unknown: produce.WithLabelValues("unknown"),
+	}
+}
+
+// Accepted counts a 202.
+func (i *Intake) Accepted(spooled bool) {
+	if spooled {
+		i.spool.Inc()
+	} else {
+		i.log.Inc()
+	}
+}
+
+// Refused counts a refusal by its stable code.
+func (i *Intake) Refused(code string) { i.refused.WithLabelValues(code).Inc() }
+
+// Produced measures one wait for the log.
+func (i *Intake) Produced(took time.Duration, err error) {
+	if err == nil {
+		i.acked.Observe(took.Seconds())
+	} else {
+		i.unknown.Observe(took.Seconds())
+	}
+}
+
+// Process counts what became of records: eprod_processed_total{outcome}, eprod_batch_records and eprod_batch_seconds.
+type Process struct {
+	stored, quarantined, conflicts, duplicates prometheus.Counter
+	records, seconds                           prometheus.Histogram
+}
+
+func newProcess(f promauto.Factory) *Process {
+	processed := f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_processed_total",
+		Help: "Records processed: stored, quarantined, conflict (same identity, other body) or duplicate (delivered again)."}, []string{"outcome"})
+	return &Process{
+		stored: processed.WithLabelValues("stored"), quarantined: processed.WithLabelValues("quarantined"),
+		conflicts: processed.WithLabelValues("conflict"), duplicates: processed.WithLabelValues("duplicate"),
+		records: f.NewHistogram(prometheus.HistogramOpts{Name: "eprod_batch_records",
+			Help: "Records in one batch.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 100}}),
+		seconds: f.NewHistogram(prometheus.HistogramOpts{Name: "eprod_batch_seconds",
+			Help: "Time to check and store one batch.", Buckets: latencies()}),
+	}
+}
+
+// Processed counts the outcomes of one batch.
+func (p *Process) Processed(stored, quarantined, conflicts, duplicates int) {
+	p.stored.Add(float64(stored))
+	p.quarantined.Add(float64(quarantined))
+	p.conflicts.Add(float64(conflicts))
+	p.duplicates.Add(float64(duplicates))
+}
+
+// Batch measures one batch.
+func (p *Process) Batch(records int, took time.Duration) {
+	p.records.Observe(float64(records))
+	p.seconds.Observe(took.Seconds())
+}
+
+// Health shows what is held, open or behind: eprod_in_flight, eprod_breaker_state{name}, eprod_ids_refused_total{reason},
+// eprod_consumer_lag{topic,partition} and what Gauge adds.
+type Health struct {
+	registry prometheus.Registerer
+	breaker  *prometheus.GaugeVec
+	ids      *prometheus.CounterVec
+	lag      *prometheus.GaugeVec
+}
+
+func newHealth(r prometheus.Registerer, f promauto.Factory) *Health {
+	return &Health{
+		registry: r,
+		breaker: f.NewGaugeVec(prometheus.GaugeOpts{Name: "eprod_breaker_state",
+			Help: "Circuit breakers: 0 closed, 1 half-open, 2 open."}, []string{"name"}),
+		ids: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_ids_refused_total",
+			Help: "Ids that were not issued, by reason. Any is worth an alarm."}, []string{"reason"}),
+		lag: f.NewGaugeVec(prometheus.GaugeOpts{Name: "eprod_consumer_lag",
+			Help: "Records in the log that are not yet processed."}, []string{"topic", "partition"}),
+	}
+}
+
+// Breaker shows a breaker's state: "closed", "half-open" or "open". Call it once with "closed" when the breaker is made.
+func (h *Health) Breaker(name, state string) {
+	value := map[string]float64{"closed": 0, "half-open": 1, "open": 2}[state]
+	h.breaker.WithLabelValues(name).Set(value)
+}
+
+// IDRefused counts an id that was not issued; reason is a fixed word, never an error's text.
+func (h *Health) IDRefused(reason string) { h.ids.WithLabelValues(reason).Inc() }
+
+// Lag shows how far a consumer is behind on one partition.
+func (h *Health) Lag(topic string, partition int32, records int64) {
+	h.lag.WithLabelValues(topic, strconv.Itoa(int(partition))).Set(float64(records))
+}
+
+// Gauge adds a metric that is read when somebody looks, such as the number of requests in flight. Read must be quick and safe for
+// concurrent use. A name that exists is an error.
+func (h *Health) Gauge(name, help string, read func() float64) error {
+	if read == nil {
+		return errors.New("telemetry: gauge " + name + " has no function to read it")
+	}
+	return h.registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
+}
+
+// InFlight adds eprod_in_flight and eprod_in_flight_refused_total, read from the bound at the door.
+func (h *Health) InFlight(count func() int, refused func() uint64) error {
+	return errors.Join(
+		h.Gauge("eprod_in_flight", "Submissions inside the server now.", func() float64 { return float64(count()) }),
+		h.registry.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "eprod_in_flight_refused_total",
+			Help: "Submissions refused because the server was full."}, func() float64 { return float64(refused()) })),
+	)
+}
