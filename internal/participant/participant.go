@@ -29,11 +29,11 @@ const (
 // Enrolment is what staff state about a new participant.
 type Enrolment struct {
 	Number   string
-	Site     string // code
-	Arm      string // code; empty only in a study without arms
-	Zone     string // IANA name; empty means the study's
-	Language string // one of the study's; empty means its first
-	Anchors  map[string]task.Date
+	Site     string            // code
+	Arm      string            // code; empty only in a study without arms
+	Zone     string            // IANA name; empty means the study's
+	Language string            // one of the study's; empty means its first
+	Anchors  map[string]string // event → local date YYYY-MM-DD
 }
 
 // Participant is the record of one participant. Treat it as immutable.
@@ -58,8 +58,8 @@ type Change struct {
 	Arm      *string // code
 	Zone     *string // IANA name; applies from now on
 	Language *string
-	Status   *string              // only Withdrawn can be asked for
-	Anchors  map[string]task.Date // set or replaced
+	Status   *string           // only Withdrawn can be asked for
+	Anchors  map[string]string // event → local date, set or replaced
 	Reason   string
 }
 
@@ -104,18 +104,30 @@ func languageFindings(language string, known []string) []errs.Finding {
 	return []errs.Finding{{Pointer: "/language", Code: "unknown_language", Detail: "must be a language of the study: " + strings.Join(known, ", ")}}
 }
 
-func anchorFindings(anchors map[string]task.Date) []errs.Finding {
-	var out []errs.Finding
-	if len(anchors) > maxAnchors {
-		out = append(out, errs.Finding{Pointer: "/anchors", Code: "too_many", Detail: fmt.Sprintf("a participant has at most %d anchors", maxAnchors)})
+// readAnchors adds the stated dates to those that are there already.
+func readAnchors(there map[string]task.Date, stated map[string]string) (map[string]task.Date, []errs.Finding) {
+	out := maps.Clone(there)
+	if out == nil {
+		out = make(map[string]task.Date, len(stated)+1)
 	}
-	for _, event := range slices.Sorted(maps.Keys(anchors)) {
+	var findings []errs.Finding
+	for _, event := range slices.Sorted(maps.Keys(stated)) {
 		if !anchorName(event) {
-			out = append(out, errs.Finding{Pointer: "/anchors", Code: "invalid_anchor",
+			findings = append(findings, errs.Finding{Pointer: "/anchors", Code: "invalid_anchor",
 				Detail: fmt.Sprintf("the name of an anchor must be 1 to %d letters, digits, dots, underscores or hyphens", maxAnchor)})
+			continue
 		}
+		date, err := task.ParseDate(stated[event])
+		if err != nil {
+			findings = append(findings, errs.Finding{Pointer: "/anchors/" + event, Code: "invalid_date", Detail: "must be a date as YYYY-MM-DD"})
+			continue
+		}
+		out[event] = date
 	}
-	return out
+	if len(out) > maxAnchors {
+		findings = append(findings, errs.Finding{Pointer: "/anchors", Code: "too_many", Detail: fmt.Sprintf("a participant has at most %d anchors", maxAnchors)})
+	}
+	return out, findings
 }
 
 func anchorName(event string) bool {

@@ -141,6 +141,15 @@ func (p *Profiles) Put(profile *Profile) {
 // Forget drops what this process remembers of a participant.
 func (p *Profiles) Forget(id int64) { p.known.Remove(id) }
 
+// activated follows a first sign-in without reading the participant again.
+func (p *Profiles) activated(id int64) {
+	if known, ok := p.remembered(id); ok && known.Status == Enrolled {
+		next := *known
+		next.Status = ActiveStatus
+		p.Put(&next)
+	}
+}
+
 // Person returns the participant as the schedule engine sees it; errors as of Get.
 func (p *Profiles) Person(ctx context.Context, id int64) (task.Person, error) {
 	profile, err := p.Get(ctx, id)

@@ -54,10 +54,7 @@ type tokens struct {
 	TokenType    string `json:"tokenType"`
 }
 
-type tokensOutput struct {
-	CacheControl string `header:"Cache-Control"`
-	Body         tokens
-}
+type tokensOutput struct{ Body tokens }
 
 type participantTokens struct {
 	tokens
@@ -66,10 +63,7 @@ type participantTokens struct {
 	Number      string `json:"number"`
 }
 
-type participantOutput struct {
-	CacheControl string `header:"Cache-Control"`
-	Body         participantTokens
-}
+type participantOutput struct{ Body participantTokens }
 
 // Routes adds the routes of sign-in to the API.
 func (s *Service) Routes(api huma.API) {
@@ -114,14 +108,14 @@ func staffAnswer(in SignedIn, err error) (*tokensOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tokensOutput{CacheControl: "no-store", Body: tokensOf(in)}, nil
+	return &tokensOutput{Body: tokensOf(in)}, nil
 }
 
 func participantAnswer(in SignedIn, err error) (*participantOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &participantOutput{CacheControl: "no-store", Body: participantTokens{
+	return &participantOutput{Body: participantTokens{
 		tokens: tokensOf(in), Participant: web.ID(in.Participant), Study: web.ID(in.Study), Number: in.Number,
 	}}, nil
 }

@@ -2,7 +2,6 @@ package user
 
 import (
 	"context"
-	"time"
 
 	"gorm.io/gorm"
 
@@ -37,7 +36,7 @@ type staffRow struct {
 func (r staffRow) staff() Staff {
 	return Staff{
 		ID: r.ID, Username: r.Username, PasswordHash: r.PasswordHash, Role: auth.Role(r.Role), Disabled: r.Disabled,
-		OTPSecret: r.OTPSecret, OTPStep: r.OTPStep, Attempts: attempts(r.Failed, r.LockedUntil), CreatedAt: db.Time(r.CreatedAt),
+		OTPSecret: r.OTPSecret, OTPStep: r.OTPStep, Attempts: Attempts{Failed: r.Failed, LockedUntil: db.Time(r.LockedUntil)}, CreatedAt: db.Time(r.CreatedAt),
 	}
 }
 
@@ -47,7 +46,7 @@ var staffColumns = []string{"id", "username", "password_hash", "role", "disabled
 func (s *Store) AddStaff(ctx context.Context, a Staff, entry audit.Entry) error {
 	err := s.Meta.Tx(ctx, func(tx *gorm.DB) error {
 		row := []any{a.ID, a.Username, a.PasswordHash, string(a.Role), a.Disabled, a.OTPSecret, a.OTPStep, a.Attempts.Failed,
-			lockMicros(a.Attempts), db.Micros(a.CreatedAt)}
+			db.Micros(a.Attempts.LockedUntil), db.Micros(a.CreatedAt)}
 		if err := db.Insert(tx, "staff_user", staffColumns, [][]any{row}); err != nil {
 			return err
 		}
@@ -126,29 +125,12 @@ func (s *Store) failed(ctx context.Context, d *db.DB, table, key string, id int6
 		if err != nil {
 			return err
 		}
-		next := count(attempts(row.Failed, row.LockedUntil))
-		err = tx.Exec("UPDATE "+table+" SET failed = ?, locked_until = ? WHERE "+key+" = ?", next.Failed, lockMicros(next), id).Error
+		next := count(Attempts{Failed: row.Failed, LockedUntil: db.Time(row.LockedUntil)})
+		err = tx.Exec("UPDATE "+table+" SET failed = ?, locked_until = ? WHERE "+key+" = ?", next.Failed, db.Micros(next.LockedUntil), id).Error
 		if err != nil {
 			return err
 		}
 		return audit.Append(tx, entry)
 	})
 	return db.Error("account", err)
-}
-
-func attempts(failed int, lockedUntil int64) Attempts {
-	a := Attempts{Failed: failed}
-	if lockedUntil > 0 {
-		a.LockedUntil = db.Time(lockedUntil)
-	}
-	return a
-}
-
-func lockMicros(a Attempts) int64 { return microsOrZero(a.LockedUntil) }
-
-func microsOrZero(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return db.Micros(t)
 }

@@ -14,7 +14,7 @@ type accountRow struct {
 	ParticipantID  int64
 	StudyID        int64
 	ActivationHash []byte
-	ActivatedAt    *int64
+	ActivatedAt    int64
 	PINHash        string `gorm:"column:pin_hash"`
 	Closed         bool
 	Failed         int
@@ -22,13 +22,11 @@ type accountRow struct {
 }
 
 func (r accountRow) account() Account {
-	a := Account{Participant: r.ParticipantID, Study: r.StudyID, PINHash: r.PINHash, Closed: r.Closed, Attempts: attempts(r.Failed, r.LockedUntil)}
+	a := Account{Participant: r.ParticipantID, Study: r.StudyID, ActivatedAt: db.Time(r.ActivatedAt), PINHash: r.PINHash, Closed: r.Closed,
+		Attempts: Attempts{Failed: r.Failed, LockedUntil: db.Time(r.LockedUntil)}}
 	if len(r.ActivationHash) == 32 {
 		sum := [32]byte(r.ActivationHash)
 		a.Activation = &sum
-	}
-	if r.ActivatedAt != nil {
-		a.ActivatedAt = db.Time(*r.ActivatedAt)
 	}
 	return a
 }
@@ -43,12 +41,8 @@ func AddAccounts(tx *gorm.DB, accounts []Account) error {
 		if a.Activation != nil {
 			activation = a.Activation[:]
 		}
-		var activated *int64
-		if !a.ActivatedAt.IsZero() {
-			at := db.Micros(a.ActivatedAt)
-			activated = &at
-		}
-		rows[i] = []any{a.Participant, a.Study, activation, activated, a.PINHash, a.Closed, a.Attempts.Failed, lockMicros(a.Attempts)}
+		rows[i] = []any{a.Participant, a.Study, activation, db.Micros(a.ActivatedAt), a.PINHash, a.Closed, a.Attempts.Failed,
+			db.Micros(a.Attempts.LockedUntil)}
 	}
 	return db.Insert(tx, "participant_account", accountColumns, rows)
 }

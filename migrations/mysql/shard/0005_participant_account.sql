@@ -3,7 +3,7 @@ CREATE TABLE participant_account (
     participant_id BIGINT NOT NULL,
     study_id BIGINT NOT NULL,
     activation_hash BINARY(32) NULL,
-    activated_at BIGINT NULL,
+    activated_at BIGINT NOT NULL,
     pin_hash VARCHAR(255) NOT NULL,
     closed TINYINT(1) NOT NULL,
     failed INT NOT NULL,

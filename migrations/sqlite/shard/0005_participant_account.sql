@@ -3,7 +3,7 @@ CREATE TABLE participant_account (
     participant_id INTEGER NOT NULL PRIMARY KEY,
     study_id INTEGER NOT NULL,
     activation_hash BLOB NULL UNIQUE,
-    activated_at INTEGER NULL,
+    activated_at INTEGER NOT NULL,
     pin_hash TEXT NOT NULL,
     closed INTEGER NOT NULL,
     failed INTEGER NOT NULL,

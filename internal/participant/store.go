@@ -1,0 +1,323 @@
+package participant
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"gorm.io/gorm"
+
+	"github.com/eprod/eprod/internal/audit"
+	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/task"
+	"github.com/eprod/eprod/internal/user"
+)
+
+// Store keeps participants on their shards and their numbers in the metadata database. It is safe for concurrent use.
+type Store struct {
+	Meta   *db.DB
+	Shards *db.Shards
+}
+
+// Newcomer is everything that one enrolment writes on a shard.
+type Newcomer struct {
+	Participant
+	Activation [32]byte // hash of the activation code
+	Entry      audit.Entry
+
+	code string // never written
+	line int    // of the import
+}
+
+// joinedRow is a participant with one of its anchors and one of its zones: a participant comes as their product, which is
+// small, in one statement.
+type joinedRow struct {
+	ID, StudyID, SiteID     int64
+	Arm, Number, Status     string
+	Zone, Language          string
+	DataKey                 []byte
+	Version, CreatedAt      int64
+	AnchorEvent, AnchorDate *string
+	HistoryFromAt           *int64
+	HistoryZone             *string
+}
+
+const selectJoined = "SELECT p.id, p.study_id, p.site_id, p.arm, p.number, p.status, p.zone, p.language, p.data_key, p.version, p.created_at, " +
+	"a.event AS anchor_event, a.date AS anchor_date, z.from_at AS history_from_at, z.zone AS history_zone FROM participant p " +
+	"LEFT JOIN participant_anchor a ON a.participant_id = p.id LEFT JOIN participant_zone z ON z.participant_id = p.id WHERE p.id IN ? " +
+	"ORDER BY p.id, z.from_at"
+
+// ByID returns those of the ids that exist, with one statement per shard and 512 ids.
+func (s *Store) ByID(ctx context.Context, ids []int64) (map[int64]*Participant, error) {
+	out := make(map[int64]*Participant, len(ids))
+	var mu sync.Mutex
+	err := s.byShard(ctx, ids, func(ctx context.Context, shard *db.DB, ids []int64) error {
+		var rows []joinedRow
+		if err := shard.Read(ctx).Raw(selectJoined, padded(ids)).Scan(&rows).Error; err != nil {
+			return db.Error("participants", err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for i := range rows {
+			if err := rows[i].addTo(out); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// addTo puts the row's participant, or what the row adds to it, into out.
+func (r *joinedRow) addTo(out map[int64]*Participant) error {
+	p := out[r.ID]
+	if p == nil {
+		p = &Participant{
+			ID: r.ID, Study: r.StudyID, Site: r.SiteID, Number: r.Number, Arm: r.Arm, Zone: r.Zone, Language: r.Language, Status: r.Status,
+			Anchors: make(map[string]task.Date), WrappedKey: r.DataKey, Version: r.Version, CreatedAt: db.Time(r.CreatedAt),
+		}
+		out[r.ID] = p
+	}
+	if r.AnchorEvent != nil {
+		date, err := task.ParseDate(*r.AnchorDate)
+		if err != nil {
+			return fmt.Errorf("anchor of participant %d: %w", r.ID, err)
+		}
+		p.Anchors[*r.AnchorEvent] = date
+	}
+	if r.HistoryFromAt != nil {
+		from := db.Time(*r.HistoryFromAt)
+		if n := len(p.Zones); n == 0 || p.Zones[n-1].From.Before(from) {
+			p.Zones = append(p.Zones, task.ZoneChange{From: from, Zone: *r.HistoryZone})
+		}
+	}
+	return nil
+}
+
+// Existing returns which of the ids have a participant on their shard.
+func (s *Store) Existing(ctx context.Context, ids []int64) (map[int64]bool, error) {
+	out := make(map[int64]bool, len(ids))
+	var mu sync.Mutex
+	err := s.byShard(ctx, ids, func(ctx context.Context, shard *db.DB, ids []int64) error {
+		var found []int64
+		if err := shard.Read(ctx).Raw("SELECT id FROM participant WHERE id IN ?", padded(ids)).Scan(&found).Error; err != nil {
+			return db.Error("participants", err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, id := range found {
+			out[id] = true
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Page returns up to limit participants of a study with ids above after, in id order; sites nil means every site.
+func (s *Store) Page(ctx context.Context, study int64, sites []int64, after int64, limit int) ([]*Participant, error) {
+	var ids []int64
+	var mu sync.Mutex
+	err := s.Shards.Each(ctx, func(ctx context.Context, shard *db.DB) error {
+		var found []int64
+		q := shard.Read(ctx).Table("participant").Select("id").Where("study_id = ? AND id > ?", study, after)
+		if sites != nil {
+			q = q.Where("site_id IN ?", sites)
+		}
+		if err := q.Order("id").Limit(limit).Scan(&found).Error; err != nil {
+			return db.Error("participants", err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		ids = append(ids, found...)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(ids)
+	ids = ids[:min(limit, len(ids))]
+	found, err := s.ByID(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*Participant, 0, len(found))
+	for _, p := range found {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b *Participant) int { return cmp.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+var (
+	participantColumns = []string{"id", "study_id", "site_id", "arm", "number", "status", "zone", "language", "data_key", "version", "created_at"}
+	anchorColumns      = []string{"participant_id", "event", "date"}
+	zoneColumns        = []string{"participant_id", "from_at", "zone"}
+)
+
+// Enrol writes newcomers with accounts and audit entries, in one transaction per shard. It returns, by participant, what
+// kept the shard's newcomers out; errs.Conflict means that at least one of them is there already.
+func (s *Store) Enrol(ctx context.Context, newcomers []*Newcomer) map[int64]error {
+	failed := make(map[int64]error)
+	var mu sync.Mutex
+	parts := make(map[*db.DB][]*Newcomer)
+	for _, n := range newcomers {
+		shard := s.Shards.For(n.ID)
+		parts[shard] = append(parts[shard], n)
+	}
+	var all errgroup.Group
+	for shard, part := range parts {
+		all.Go(func() error {
+			err := shard.Tx(ctx, func(tx *gorm.DB) error { return insert(tx, part) })
+			if err == nil {
+				return nil
+			}
+			err = db.Error("participant", err)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, n := range part {
+				failed[n.ID] = err
+			}
+			return nil
+		})
+	}
+	_ = all.Wait() // failures are in the map
+	return failed
+}
+
+func insert(tx *gorm.DB, newcomers []*Newcomer) error {
+	rows := make([][]any, 0, len(newcomers))
+	anchors := make([][]any, 0, len(newcomers))
+	zones := make([][]any, 0, len(newcomers))
+	accounts := make([]user.Account, 0, len(newcomers))
+	entries := make([]audit.Entry, 0, len(newcomers))
+	for _, n := range newcomers {
+		rows = append(rows, []any{n.ID, n.Study, n.Site, n.Arm, n.Number, n.Status, n.Zone, n.Language, n.WrappedKey, n.Version, db.Micros(n.CreatedAt)})
+		for event, date := range n.Anchors {
+			anchors = append(anchors, []any{n.ID, event, date.String()})
+		}
+		for _, z := range n.Zones {
+			zones = append(zones, []any{n.ID, db.Micros(z.From), z.Zone})
+		}
+		accounts = append(accounts, user.Account{Participant: n.ID, Study: n.Study, Activation: &n.Activation})
+		entries = append(entries, n.Entry)
+	}
+	if err := db.Insert(tx, "participant", participantColumns, rows); err != nil {
+		return err
+	}
+	if err := db.Insert(tx, "participant_anchor", anchorColumns, anchors); err != nil {
+		return err
+	}
+	if err := db.Insert(tx, "participant_zone", zoneColumns, zones); err != nil {
+		return err
+	}
+	if err := user.AddAccounts(tx, accounts); err != nil {
+		return err
+	}
+	return audit.Append(tx, entries...)
+}
+
+// Update replaces a participant by its next version and records it; errs.Stale if was is not the version that is kept. A
+// participant who leaves loses every way to sign in, in the same transaction.
+func (s *Store) Update(ctx context.Context, was, is *Participant, entry audit.Entry) error {
+	err := s.Shards.For(was.ID).Tx(ctx, func(tx *gorm.DB) error {
+		done := tx.Exec("UPDATE participant SET site_id = ?, arm = ?, status = ?, zone = ?, language = ?, version = ? WHERE id = ? AND version = ?",
+			is.Site, is.Arm, is.Status, is.Zone, is.Language, is.Version, was.ID, was.Version)
+		if done.Error != nil {
+			return done.Error
+		}
+		if done.RowsAffected != 1 {
+			return errStale()
+		}
+		if err := updateParts(tx, was, is); err != nil {
+			return err
+		}
+		if is.Status == Withdrawn && was.Status != Withdrawn {
+			if err := user.CloseAccount(tx, was.ID); err != nil {
+				return err
+			}
+		}
+		return audit.Append(tx, entry)
+	})
+	return db.Error("participant", err)
+}
+
+func updateParts(tx *gorm.DB, was, is *Participant) error {
+	for _, z := range is.Zones[len(was.Zones):] {
+		if err := db.Insert(tx, "participant_zone", zoneColumns, [][]any{{was.ID, db.Micros(z.From), z.Zone}}); err != nil {
+			return err
+		}
+	}
+	for event, date := range is.Anchors {
+		before, there := was.Anchors[event]
+		var err error
+		switch {
+		case !there:
+			err = db.Insert(tx, "participant_anchor", anchorColumns, [][]any{{was.ID, event, date.String()}})
+		case before != date:
+			err = tx.Exec("UPDATE participant_anchor SET date = ? WHERE participant_id = ? AND event = ?", date.String(), was.ID, event).Error
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Activate records in the transaction of a first sign-in that the participant takes part.
+func Activate(tx *gorm.DB, participant int64) error {
+	return tx.Exec("UPDATE participant SET status = ?, version = version + 1 WHERE id = ? AND status = ?", ActiveStatus, participant, Enrolled).Error
+}
+
+// Renew gives a participant a new activation code and records it; errs.NotFound if the account is closed.
+func (s *Store) Renew(ctx context.Context, participant int64, hash [32]byte, entry audit.Entry) error {
+	err := s.Shards.For(participant).Tx(ctx, func(tx *gorm.DB) error {
+		if err := user.RenewActivation(tx, participant, hash); err != nil {
+			return err
+		}
+		return audit.Append(tx, entry)
+	})
+	return db.Error("participant", err)
+}
+
+// maxIn is the most ids in one statement.
+const maxIn = 512
+
+// byShard calls read for the ids of each shard, in parallel and in pieces.
+func (s *Store) byShard(ctx context.Context, ids []int64, read func(ctx context.Context, shard *db.DB, ids []int64) error) error {
+	parts := make(map[*db.DB][]int64)
+	for _, id := range ids {
+		shard := s.Shards.For(id)
+		parts[shard] = append(parts[shard], id)
+	}
+	all, ctx := errgroup.WithContext(ctx)
+	for shard, part := range parts {
+		all.Go(func() error {
+			for piece := range slices.Chunk(part, maxIn) {
+				if err := read(ctx, shard, piece); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return all.Wait()
+}
+
+// padded repeats the last id until the list has one of few lengths, so that few statements are prepared.
+func padded(ids []int64) []int64 {
+	size := maxIn
+	for _, n := range [...]int{1, 4, 16, 64, 128} {
+		if len(ids) <= n {
+			size = n
+			break
+		}
+	}
+	out := slices.Grow(slices.Clone(ids), size-len(ids))
+	for len(out) < size {
+		out = append(out, ids[len(ids)-1])
+	}
+	return out
+}
