@@ -22,30 +22,36 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/limit"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/submission"
 )
 
 // Config bounds the door.
 type Config struct {
-	MaxBodyBytes   int64         `koanf:"maxBodyBytes"`   // bytes of one submission; larger is 413 before it is read
-	MaxInFlight    int           `koanf:"maxInFlight"`    // submissions inside the server at once; more is 503 before the body is read
-	ProduceTimeout time.Duration `koanf:"produceTimeout"` // wait for the log's acknowledgement before turning to the spool
-	SpoolTimeout   time.Duration `koanf:"spoolTimeout"`   // wait for the spool before answering 503
-	LookupTimeout  time.Duration `koanf:"lookupTimeout"`  // wait for a participant's profile or an earlier receipt
-	MaxSkew        time.Duration `koanf:"maxSkew"`        // how far in the future "authored" may lie
-	Fresh          time.Duration `koanf:"fresh"`          // answers authored longer ago are looked up as possible retries
-	Remembered     int           `koanf:"remembered"`     // receipts and tasks remembered in process
-	RelayInterval  time.Duration `koanf:"relayInterval"`  // how often the spools are looked at
-	RelayBatch     int           `koanf:"relayBatch"`     // spooled records relayed in one transaction
+	MaxBodyBytes  int64         `koanf:"maxBodyBytes"`  // bytes of one submission; larger is 413 before it is read
+	MaxInFlight   int           `koanf:"maxInFlight"`   // submissions inside the server at once; more is 503 before the body is read
+	SpoolTimeout  time.Duration `koanf:"spoolTimeout"`  // wait for the spool before answering 503
+	LookupTimeout time.Duration `koanf:"lookupTimeout"` // wait for a participant's profile or an earlier receipt
+	MaxSkew       time.Duration `koanf:"maxSkew"`       // how far in the future "authored" may lie
+	Fresh         time.Duration `koanf:"fresh"`         // answers authored longer ago are looked up as possible retries
+	Remembered    int           `koanf:"remembered"`    // receipts and tasks remembered in process
+	RelayInterval time.Duration `koanf:"relayInterval"` // how often the spools are looked at
+	RelayBatch    int           `koanf:"relayBatch"`    // spooled records relayed in one transaction
+
+	// Breaker guards the log. Its callTimeout is how long a submission waits for the acknowledgement before it is spooled.
+	Breaker limit.BreakerConfig `koanf:"breaker"`
 }
 
 // DefaultConfig returns settings that hold the three-second bound of a request.
 func DefaultConfig() Config {
+	breaker := limit.DefaultBreakerConfig()
+	breaker.CallTimeout = time.Second
+	breaker.OpenFor = time.Second
 	return Config{
-		MaxBodyBytes: 256 << 10, MaxInFlight: 2048, ProduceTimeout: time.Second, SpoolTimeout: time.Second,
+		MaxBodyBytes: 256 << 10, MaxInFlight: 2048, SpoolTimeout: time.Second,
 		LookupTimeout: 300 * time.Millisecond, MaxSkew: 10 * time.Minute, Fresh: 10 * time.Second,
-		Remembered: 100_000, RelayInterval: time.Second, RelayBatch: 100,
+		Remembered: 100_000, RelayInterval: time.Second, RelayBatch: 100, Breaker: breaker,
 	}
 }
 
@@ -59,14 +65,16 @@ func (c Config) Validate() error {
 	}
 	positive("maxBodyBytes", c.MaxBodyBytes > 0, c.MaxBodyBytes)
 	positive("maxInFlight", c.MaxInFlight > 0, c.MaxInFlight)
-	positive("produceTimeout", c.ProduceTimeout > 0, c.ProduceTimeout)
 	positive("spoolTimeout", c.SpoolTimeout > 0, c.SpoolTimeout)
 	positive("lookupTimeout", c.LookupTimeout > 0, c.LookupTimeout)
 	positive("remembered", c.Remembered > 0, c.Remembered)
 	positive("relayInterval", c.RelayInterval > 0, c.RelayInterval)
 	positive("relayBatch", c.RelayBatch > 0, c.RelayBatch)
-	if sum := c.ProduceTimeout + c.SpoolTimeout + 2*c.LookupTimeout; sum > 3*time.Second {
-		problems = append(problems, fmt.Errorf("produceTimeout + spoolTimeout + 2 x lookupTimeout: %v: must not exceed 3s, the longest a request may last", sum))
+	if err := c.Breaker.Validate(); err != nil {
+		problems = append(problems, fmt.Errorf("breaker: %w", err))
+	}
+	if sum := c.Breaker.CallTimeout + c.SpoolTimeout + 2*c.LookupTimeout; sum > 3*time.Second {
+		problems = append(problems, fmt.Errorf("breaker.callTimeout + spoolTimeout + 2 x lookupTimeout: %v: must not exceed 3s, the longest a request may last", sum))
 	}
 	return errors.Join(problems...)
 }

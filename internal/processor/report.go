@@ -35,7 +35,7 @@ func event(id int64, at time.Time, r *submission.Record, kind string, about map[
 	for k, v := range about {
 		payload[k] = v
 	}
-	return outbox.Event{ID: id, Topic: submission.Events, Partition: -1, Type: kind, Study: r.Study, Participant: r.Participant, Payload: object(payload), At: at}
+	return outbox.Event{ID: id, Topic: submission.Events, Type: kind, Study: r.Study, Participant: r.Participant, Payload: object(payload), At: at}
 }
 
 // deadLetter copies a quarantined record to the dead-letter topic, still sealed. It shares the record's id, so that a copy
@@ -47,7 +47,7 @@ func deadLetter(q *submission.Quarantine, at time.Time) outbox.Event {
 		"receivedAt": submission.Timestamp(q.ReceivedAt), "reason": q.Reason,
 		"key": strconv.Itoa(int(q.Key)), "sealed": base64.StdEncoding.EncodeToString(q.Sealed),
 	}
-	return outbox.Event{ID: q.ID, Topic: submission.DeadTopic, Partition: -1, Type: "submission.quarantine", Study: q.Study, Participant: q.Participant,
+	return outbox.Event{ID: q.ID, Topic: submission.DeadTopic, Type: "submission.quarantine", Study: q.Study, Participant: q.Participant,
 		Payload: object(payload), At: at}
 }
 
