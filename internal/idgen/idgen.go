@@ -136,7 +136,9 @@ func (s *Snowflake) useMonotonic() {
 	start := time.Now()
 	base := start.Sub(s.epoch)
 	var forward atomic.Int64 // ns by which the wall clock has gained, as when the machine slept
-	s.now = func() int64 { return int64((base + time.Since(start) + time.Duration(forward.Load())) / time.Millisecond) }
+	s.now = func() int64 {
+		return int64((base + time.Since(start) + time.Duration(forward.Load())) / time.Millisecond)
+	}
 	s.rebase = func() time.Duration {
 		gain := time.Now().Round(0).Sub(start.Round(0)) - time.Since(start) - time.Duration(forward.Load())
 		if gain > time.Second {

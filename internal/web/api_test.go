@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -252,4 +253,81 @@ func TestPlainHandlerAndRaw(t *testing.T) {
 		t.Errorf("%d %s %v", w.Code, w.Body.String(), w.Header())
 	}
 	checkProblem(t, do(t, s.Handler(), "PUT", "/raw", `{"a":1,"a":2}`), 400, "invalid_json", "", "duplicate")
+}
+
+func TestRegisterStatuses(t *testing.T) {
+	s := newServer(t, web.Deps{})
+	type in struct {
+		Status int    `query:"status"`
+		Match  string `header:"If-Match"`
+		None   string `header:"If-None-Match"`
+	}
+	type out struct {
+		Status int
+		ETag   string `header:"ETag"`
+		Body   *struct {
+			OK    bool             `json:"ok"`
+			Empty web.Page[web.ID] `json:"empty"`
+		}
+	}
+	web.Register(s.API(), huma.Operation{Method: "GET", Path: "/x", OperationID: "x"}, func(_ context.Context, in *in) (*out, error) {
+		o := &out{Status: in.Status, ETag: web.ETag(4)}
+		if web.NoneMatch(in.None, o.ETag) {
+			o.Status = 304
+			return o, nil
+		}
+		if in.Status == 412 {
+			v, err := web.IfMatch(in.Match)
+			if err == nil && v != 4 {
+				err = errs.New(errs.Stale, "stale", "somebody else changed it")
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		o.Body = &struct {
+			OK    bool             `json:"ok"`
+			Empty web.Page[web.ID] `json:"empty"`
+		}{OK: true}
+		return o, nil
+	})
+	web.Register(s.API(), huma.Operation{Method: "DELETE", Path: "/x", OperationID: "delete"}, func(context.Context, *struct{}) (*struct{}, error) { return nil, nil })
+	for _, status := range []int{200, 201, 202} {
+		w := do(t, s.Handler(), "GET", fmt.Sprint("/x?status=", status), "")
+		if w.Code != status || w.Body.String() != `{"ok":true,"empty":{"items":[],"nextCursor":null}}` {
+			t.Errorf("%d: %d %s", status, w.Code, w.Body.String())
+		}
+	}
+	if w := do(t, s.Handler(), "GET", "/x", "", "If-None-Match", `"4"`); w.Code != 304 || w.Body.Len() != 0 || w.Header().Get("ETag") != `"4"` {
+		t.Errorf("%d %q %v", w.Code, w.Body.String(), w.Header())
+	}
+	if w := do(t, s.Handler(), "DELETE", "/x", ""); w.Code != 204 || w.Body.Len() != 0 {
+		t.Errorf("%d %q", w.Code, w.Body.String())
+	}
+	checkProblem(t, do(t, s.Handler(), "GET", "/x?status=412", ""), 428, "precondition_required", "", "If-Match")
+	checkProblem(t, do(t, s.Handler(), "GET", "/x?status=412", "", "If-Match", `"3"`), 412, "stale", "", "")
+	checkProblem(t, do(t, s.Handler(), "GET", "/x?status=412", "", "If-Match", `x`), 400, "invalid_parameter", "", "If-Match")
+}
+
+// FuzzBody wants every body answered with the success or a complete problem, never a 500.
+func FuzzBody(f *testing.F) {
+	s := newServer(f, web.Deps{})
+	web.Register(s.API(), huma.Operation{Method: "POST", Path: "/fuzz", OperationID: "fuzz"},
+		func(context.Context, *struct{ Body createBody }) (*struct{}, error) { return nil, nil })
+	for _, seed := range []string{`{"title":"x"}`, `{"title":"x","windows":[{"opens":"10:00"}],"when":"2026-11-23T00:00:00Z","parent":"7"}`, `{"a.b[0]":1}`, `{"":{}}`, `[[[[`, `"`, `{"title":"\ud800"}`, `{"size":1e400}`, `{"title":null,"windows":null}`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		if len(body) > 2000 {
+			return
+		}
+		w := do(t, s.Handler(), "POST", "/fuzz", body)
+		var p web.Problem
+		if w.Code == 204 {
+			return
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Code >= 500 || p.Status != w.Code || p.Code == "" || p.Detail == "" {
+			t.Errorf("%q: %d %s", body, w.Code, w.Body.String())
+		}
+	})
 }
