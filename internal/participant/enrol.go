@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -55,8 +56,8 @@ func (s *Service) Import(ctx context.Context, study int64, lines iter.Seq[Line],
 		if len(batch) == 0 {
 			return nil
 		}
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("import: %w", err)
+		if err := ctx.Err(); errors.Is(err, context.Canceled) {
+			return fmt.Errorf("import: %w", err) // nobody reads on; a time that has run out, however, is told line by line
 		}
 		out := s.enrol(ctx, d, batch)
 		batch = batch[:0]

@@ -130,8 +130,9 @@ type meOutput struct {
 
 const base = "/api/v1/studies/{id}/participants"
 
-// Routes adds the routes of participants to the API.
-func (s *Service) Routes(api huma.API) {
+// Routes adds the routes of participants to the server.
+func (s *Service) Routes(server *web.Server) {
+	api := server.API()
 	op := func(method, path, id, summary string) huma.Operation {
 		return huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, Tags: []string{"participants"}}
 	}
@@ -145,7 +146,7 @@ func (s *Service) Routes(api huma.API) {
 	renew.DefaultStatus = http.StatusCreated
 	web.Register(api, renew, s.renew)
 	web.Register(api, op(http.MethodGet, "/api/v1/me", "me", "The calling participant"), s.me)
-	s.importRoute(api)
+	s.importRoute(server)
 }
 
 func (s *Service) enrolOne(ctx context.Context, in *enrolInput) (*enrolOutput, error) {

@@ -65,8 +65,9 @@ type participantTokens struct {
 
 type participantOutput struct{ Body participantTokens }
 
-// Routes adds the routes of sign-in to the API.
-func (s *Service) Routes(api huma.API) {
+// Routes adds the routes of sign-in to the server.
+func (s *Service) Routes(server *web.Server) {
+	api := server.API()
 	post := func(id, path, summary string) huma.Operation {
 		return huma.Operation{OperationID: id, Method: http.MethodPost, Path: path, Summary: summary, Tags: []string{"auth"},
 			Security: web.Public(), MaxBodyBytes: maxBody}

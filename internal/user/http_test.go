@@ -22,7 +22,7 @@ func (w *world) door(t *testing.T) http.Handler {
 		t.Fatal(err)
 	}
 	server.Gin().Use(auth.Middleware(w.signer))
-	w.Routes(server.API())
+	w.Routes(server)
 	return server.Handler()
 }
 
