@@ -1,0 +1,124 @@
+package task
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/eprod/eprod/internal/auth"
+	"github.com/eprod/eprod/internal/errs"
+)
+
+// Schedules returns a study's published schedule; one without rules where there is none.
+type Schedules interface {
+	Schedule(ctx context.Context, study int64) (Schedule, error)
+}
+
+// People finds participants; errs.NotFound if there is no such one.
+type People interface {
+	Person(ctx context.Context, id int64) (Person, error)
+	// Site returns a participant's study and site.
+	Site(ctx context.Context, id int64) (study, site int64, err error)
+}
+
+// Questionnaires finds the id of a questionnaire version by its canonical reference.
+type Questionnaires interface {
+	QuestionnaireID(ctx context.Context, study int64, canonical string) (int64, error)
+}
+
+// Completions tells which tasks are completed.
+type Completions interface {
+	Done(ctx context.Context, participant int64, ids []int64) (map[int64]Done, error)
+}
+
+// Service lists tasks. It is safe for concurrent use.
+type Service struct {
+	Engine         *Engine
+	Schedules      Schedules
+	People         People
+	Questionnaires Questionnaires
+	Completions    Completions
+	Guard          auth.Guard
+	Now            func() time.Time
+}
+
+// Listed is a task with what is stored about it.
+type Listed struct {
+	Task
+	State           State
+	Done            Done
+	QuestionnaireID int64
+}
+
+// Range of a list: the default looks a week either way, and no list spans more than MaxRange.
+const (
+	DefaultRange = 7 * 24 * time.Hour
+	MaxRange     = 400 * 24 * time.Hour
+)
+
+// Mine lists the signed-in participant's tasks that touch [from, to), by opening.
+func (s *Service) Mine(ctx context.Context, from, to time.Time) ([]Listed, error) {
+	who, err := auth.Participant(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.list(ctx, who.ID, from, to)
+}
+
+// Of lists a participant's tasks for staff.
+func (s *Service) Of(ctx context.Context, study, participant int64, from, to time.Time) ([]Listed, error) {
+	if _, err := s.Guard.Study(ctx, study, auth.ParticipantRead); err != nil {
+		return nil, err
+	}
+	in, site, err := s.People.Site(ctx, participant)
+	if err != nil {
+		return nil, err
+	}
+	if in != study {
+		return nil, errs.Absent("participant")
+	}
+	if _, err := s.Guard.Site(ctx, study, site, auth.ParticipantRead); err != nil {
+		return nil, err
+	}
+	return s.list(ctx, participant, from, to)
+}
+
+func (s *Service) list(ctx context.Context, participant int64, from, to time.Time) ([]Listed, error) {
+	now := s.Now()
+	if from.IsZero() {
+		from = now.Add(-DefaultRange)
+	}
+	if to.IsZero() {
+		to = from.Add(2 * DefaultRange)
+	}
+	if !from.Before(to) || to.Sub(from) > MaxRange {
+		return nil, errs.InvalidParameter("to", "must be after from and at most 400 days later")
+	}
+	person, err := s.People.Person(ctx, participant)
+	if err != nil {
+		return nil, fmt.Errorf("participant: %w", err)
+	}
+	schedule, err := s.Schedules.Schedule(ctx, person.Study)
+	if err != nil {
+		return nil, fmt.Errorf("schedule: %w", err)
+	}
+	tasks := s.Engine.Generate(schedule, person, from, to)
+	ids := make([]int64, len(tasks))
+	for i := range tasks {
+		ids[i] = tasks[i].ID
+	}
+	done, err := s.Completions.Done(ctx, participant, ids)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Listed, len(tasks))
+	for i, t := range tasks {
+		d, ok := done[t.ID]
+		id, err := s.Questionnaires.QuestionnaireID(ctx, person.Study, t.Questionnaire)
+		if err != nil {
+			return nil, fmt.Errorf("questionnaire of rule %s: %w", t.Rule, err)
+		}
+		list[i] = Listed{Task: t, State: t.StateAt(now, ok), Done: d, QuestionnaireID: id}
+	}
+	return list, nil
+}
