@@ -56,18 +56,14 @@ func viewOf(p *Participant, site string) view {
 	return v
 }
 
-type inStudy struct {
-	Study web.ID `path:"id"`
-}
-
 type one struct {
-	inStudy
+	Study       web.ID `path:"id"`
 	Participant web.ID `path:"pid"`
 }
 
 type enrolInput struct {
-	inStudy
-	Body enrolment
+	Study web.ID `path:"id"`
+	Body  enrolment
 }
 
 type enrolOutput struct {
@@ -87,7 +83,7 @@ func activationOf(o Outcome) activation {
 }
 
 type listInput struct {
-	inStudy
+	Study  web.ID `path:"id"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"100"`
 	Cursor string `query:"cursor"`
 }
@@ -100,9 +96,10 @@ type viewOutput struct {
 }
 
 type changeInput struct {
-	one
-	IfMatch string `header:"If-Match"`
-	Body    struct {
+	Study       web.ID `path:"id"`
+	Participant web.ID `path:"pid"`
+	IfMatch     string `header:"If-Match"`
+	Body        struct {
 		Site     *string           `json:"site,omitempty"`
 		Arm      *string           `json:"arm,omitempty"`
 		Zone     *string           `json:"zone,omitempty" doc:"applies from now on"`

@@ -149,6 +149,15 @@ func today(now time.Time, zone string) task.Date {
 	return task.Date{Year: y, Month: m, Day: d}
 }
 
+// follows returns now, or the first instant after the last change where another process's clock was ahead of ours: a history
+// only goes forward.
+func follows(history []task.ZoneChange, now time.Time) time.Time {
+	if n := len(history); n > 0 && !history[n-1].From.Before(now) {
+		return history[n-1].From.Add(time.Microsecond)
+	}
+	return now
+}
+
 // statusFindings allows the one change of status that staff make; enrolled → active happens by activation.
 func statusFindings(from, to string) []errs.Finding {
 	if to == from || to == Withdrawn {

@@ -211,7 +211,7 @@ func (s *Service) changed(ctx context.Context, d *desk, was *Participant, c Chan
 	if c.Zone != nil && *c.Zone != was.Zone {
 		findings = append(findings, zoneFindings(*c.Zone)...)
 		is.Zone = *c.Zone
-		is.Zones = append(slices.Clone(was.Zones), task.ZoneChange{From: s.instant(), Zone: is.Zone})
+		is.Zones = append(slices.Clone(was.Zones), task.ZoneChange{From: follows(was.Zones, s.instant()), Zone: is.Zone})
 	}
 	if c.Language != nil {
 		findings = append(findings, languageFindings(*c.Language, d.about.Languages)...)

@@ -57,10 +57,13 @@ type tokens struct {
 type tokensOutput struct{ Body tokens }
 
 type participantTokens struct {
-	tokens
-	Participant web.ID `json:"participant"`
-	Study       web.ID `json:"study"`
-	Number      string `json:"number"`
+	AccessToken  string `json:"accessToken"`
+	RefreshToken string `json:"refreshToken" doc:"works once; the answer to it holds the next"`
+	ExpiresIn    int    `json:"expiresIn" doc:"seconds until the access token ends"`
+	TokenType    string `json:"tokenType"`
+	Participant  web.ID `json:"participant"`
+	Study        web.ID `json:"study"`
+	Number       string `json:"number"`
 }
 
 type participantOutput struct{ Body participantTokens }
@@ -116,8 +119,10 @@ func participantAnswer(in SignedIn, err error) (*participantOutput, error) {
 	if err != nil {
 		return nil, err
 	}
+	t := tokensOf(in)
 	return &participantOutput{Body: participantTokens{
-		tokens: tokensOf(in), Participant: web.ID(in.Participant), Study: web.ID(in.Study), Number: in.Number,
+		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, ExpiresIn: t.ExpiresIn, TokenType: t.TokenType,
+		Participant: web.ID(in.Participant), Study: web.ID(in.Study), Number: in.Number,
 	}}, nil
 }
 
