@@ -3,33 +3,28 @@ package participant
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 )
 
-// Config holds the settings of participants. Start from DefaultConfig.
+// Config holds the settings of imports. Start from DefaultConfig.
 type Config struct {
-	PublicURL     string        `koanf:"publicUrl"`     // where participants reach the server; activation links begin with it
 	ImportLines   int           `koanf:"importLines"`   // most lines of one import
 	ImportBytes   int64         `koanf:"importBytes"`   // largest body of an import
 	ImportLine    int           `koanf:"importLine"`    // longest line of an import, in bytes
 	ImportBatch   int           `koanf:"importBatch"`   // lines written together
 	ImportTimeout time.Duration `koanf:"importTimeout"` // for a whole import; what is not done then is restarted by number
 	Imports       int           `koanf:"imports"`       // imports running at once in this process
-	Profiles      ProfileConfig `koanf:"profiles"`
 }
 
-// DefaultConfig returns settings for a server on this machine.
+// DefaultConfig returns settings for a small production server.
 func DefaultConfig() Config {
 	return Config{
-		PublicURL:     "http://localhost:8080",
 		ImportLines:   20_000,
 		ImportBytes:   16 << 20,
 		ImportLine:    8 << 10,
 		ImportBatch:   500,
 		ImportTimeout: 5 * time.Minute,
 		Imports:       2,
-		Profiles:      ProfileConfig{Size: 100_000, TTL: time.Minute, LoadTimeout: 2 * time.Second},
 	}
 }
 
@@ -44,19 +39,33 @@ func (c Config) Validate() error {
 			bad(key, value, fmt.Sprintf("must be between %d and %d", low, high))
 		}
 	}
-	if u, err := url.Parse(c.PublicURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		bad("publicUrl", c.PublicURL, "must be an http or https address without query, such as https://epro.example.org")
-	}
 	between("importLines", int64(c.ImportLines), 1, 1_000_000)
 	between("importBytes", c.ImportBytes, 1<<10, 256<<20)
 	between("importLine", int64(c.ImportLine), 256, 1<<20)
 	between("importBatch", int64(c.ImportBatch), 1, 500)
 	between("imports", int64(c.Imports), 1, 64)
-	between("profiles.size", int64(c.Profiles.Size), 1, 10_000_000)
-	for key, d := range map[string]time.Duration{"importTimeout": c.ImportTimeout, "profiles.ttl": c.Profiles.TTL, "profiles.loadTimeout": c.Profiles.LoadTimeout} {
-		if d <= 0 || d > time.Hour {
-			bad(key, d, "must be above zero and at most 1h")
-		}
+	if c.ImportTimeout <= 0 || c.ImportTimeout > time.Hour {
+		bad("importTimeout", c.ImportTimeout, "must be above zero and at most 1h")
+	}
+	return errors.Join(problems...)
+}
+
+// DefaultProfileConfig returns room for one large study.
+func DefaultProfileConfig() ProfileConfig {
+	return ProfileConfig{Size: 100_000, TTL: time.Minute, LoadTimeout: 2 * time.Second}
+}
+
+// Validate returns every problem at once, each as "key: value: what would be right".
+func (c ProfileConfig) Validate() error {
+	var problems []error
+	if c.Size < 1 || c.Size > 10_000_000 {
+		problems = append(problems, fmt.Errorf("size: %d: must be between 1 and 10000000", c.Size))
+	}
+	if c.TTL <= 0 || c.TTL > time.Hour {
+		problems = append(problems, fmt.Errorf("ttl: %s: must be above zero and at most 1h", c.TTL))
+	}
+	if c.LoadTimeout <= 0 || c.LoadTimeout > time.Minute {
+		problems = append(problems, fmt.Errorf("loadTimeout: %s: must be above zero and at most 1m", c.LoadTimeout))
 	}
 	return errors.Join(problems...)
 }

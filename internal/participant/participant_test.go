@@ -1,6 +1,7 @@
 package participant
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -108,11 +109,11 @@ func TestProfileZone(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
-	if err := DefaultConfig().Validate(); err != nil {
+	if err := errors.Join(DefaultConfig().Validate(), DefaultProfileConfig().Validate()); err != nil {
 		t.Fatal(err)
 	}
-	err := Config{PublicURL: "example.org"}.Validate()
-	for _, key := range []string{"publicUrl", "importLines", "importBytes", "importLine", "importBatch", "importTimeout", "imports", "profiles.size", "profiles.ttl", "profiles.loadTimeout"} {
+	err := errors.Join(Config{}.Validate(), ProfileConfig{}.Validate())
+	for _, key := range []string{"importLines", "importBytes", "importLine", "importBatch", "importTimeout", "imports", "size", "ttl", "loadTimeout"} {
 		if err == nil || !strings.Contains(err.Error(), key+": ") {
 			t.Errorf("%s is not named in: %v", key, err)
 		}

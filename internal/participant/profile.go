@@ -159,6 +159,15 @@ func (p *Profiles) Person(ctx context.Context, id int64) (task.Person, error) {
 	return profile.Person, nil
 }
 
+// Site returns a participant's study and site; errors as of Get.
+func (p *Profiles) Site(ctx context.Context, id int64) (study, site int64, err error) {
+	profile, err := p.Get(ctx, id)
+	if err != nil {
+		return 0, 0, err
+	}
+	return profile.Study, profile.Site, nil
+}
+
 // Numbers returns the participant numbers of those ids that exist.
 func (p *Profiles) Numbers(ctx context.Context, ids []int64) (map[int64]string, error) {
 	profiles, err := p.GetMany(ctx, ids)

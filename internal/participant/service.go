@@ -59,6 +59,8 @@ type Parts struct {
 	IDs      IDs
 	Random   io.Reader
 	Now      func() time.Time
+	// PublicURL is where participants reach the server; activation links begin with it.
+	PublicURL string
 }
 
 // Service enrols participants and keeps their records. It is safe for concurrent use.
@@ -357,5 +359,5 @@ func difference(was, is *Participant) (before, after []byte, err error) {
 }
 
 func (s *Service) link(code string) string {
-	return strings.TrimRight(s.config.PublicURL, "/") + "/activate#" + code
+	return strings.TrimRight(s.PublicURL, "/") + "/activate#" + code
 }

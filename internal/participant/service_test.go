@@ -145,14 +145,14 @@ func newWorld(t testing.TB, meta *db.DB, shards *db.Shards) *world {
 		t.Fatal(err)
 	}
 	config := DefaultConfig()
-	config.PublicURL, config.ImportBatch, config.ImportLines, config.ImportLine = "https://epro.example.org/", 7, 1000, 512
-	known, err := NewProfiles(config.Profiles, w.store, ring, w.clock.Now)
+	config.ImportBatch, config.ImportLines, config.ImportLine = 7, 1000, 512
+	known, err := NewProfiles(DefaultProfileConfig(), w.store, ring, w.clock.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.Service = New(config, Parts{
 		Shelf: w.store, Studies: w.studies, Guard: auth.Guard{Grants: fakeGrants{}}, Profiles: known, Keys: ring,
-		IDs: ids{testenv.IDs()}, Random: rand.Reader, Now: w.clock.Now,
+		IDs: ids{testenv.IDs()}, Random: rand.Reader, Now: w.clock.Now, PublicURL: "https://epro.example.org/",
 	})
 	return w
 }

@@ -179,7 +179,15 @@ func (s *Service) Login(ctx context.Context, username, password, otp, source str
 	if err := s.Accounts.StaffSignedIn(ctx, session, step, entry); err != nil {
 		return SignedIn{}, orElse(err, errSignIn())
 	}
-	return s.tokens(auth.Principal{Kind: auth.KindStaff, ID: staff.ID, Role: staff.Role, Session: session.ID}, token)
+	return s.tokens(auth.Principal{Kind: kindOf(staff.Role), ID: staff.ID, Role: staff.Role, Session: session.ID}, token)
+}
+
+// kindOf tells programs from people: both sign in alike.
+func kindOf(r auth.Role) auth.Kind {
+	if r == auth.Service {
+		return auth.KindService
+	}
+	return auth.KindStaff
 }
 
 // SignIn signs a participant in by study (id or protocol number), participant number and PIN.

@@ -66,7 +66,7 @@ func (s *Service) holder(ctx context.Context, session *Session) (auth.Principal,
 	if err == nil && staff.Disabled {
 		err = errRefresh()
 	}
-	who.Role = staff.Role
+	who.Role, who.Kind = staff.Role, kindOf(staff.Role)
 	return who, err
 }
 

@@ -217,6 +217,28 @@ func TestLogin(t *testing.T) {
 	})
 }
 
+func TestProgramsSignInAsServices(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		if _, err := w.AddStaff(ctx, "exporter", "correct horse", auth.Service); err != nil {
+			t.Fatal(err)
+		}
+		in, err := w.Login(ctx, "exporter", "correct horse", "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := w.Refresh(ctx, in.Refresh, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, token := range []string{in.Access, next.Access} {
+			if p, err := w.signer.Verify(token); err != nil || p.Kind != auth.KindService || p.Role != auth.Service {
+				t.Errorf("principal %+v, %v; want a service", p, err)
+			}
+		}
+	})
+}
+
 func TestLoginLocksOut(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
