@@ -67,7 +67,7 @@ func (s *Service) Mine(ctx context.Context, from, to time.Time) ([]Listed, error
 
 // Of lists a participant's tasks for staff.
 func (s *Service) Of(ctx context.Context, study, participant int64, from, to time.Time) ([]Listed, error) {
-	if _, err := s.Guard.Study(ctx, study, auth.ParticipantRead); err != nil {
+	if _, err := auth.Staff(ctx); err != nil {
 		return nil, err
 	}
 	in, site, err := s.People.Site(ctx, participant)
@@ -77,7 +77,7 @@ func (s *Service) Of(ctx context.Context, study, participant int64, from, to tim
 	if in != study {
 		return nil, errs.Absent("participant")
 	}
-	if _, err := s.Guard.Site(ctx, study, site, auth.ParticipantRead); err != nil {
+	if _, err := s.Guard.Site(ctx, study, site, auth.TaskRead); err != nil {
 		return nil, err
 	}
 	return s.list(ctx, participant, from, to)
