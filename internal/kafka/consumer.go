@@ -15,10 +15,11 @@ import (
 
 // Handler processes consecutive messages of one partition. Nil means that everything in the batch is done: it is marked.
 // An error means "not now": nothing is marked, the partition waits, and the same batch comes again. Handlers of different
-// partitions run at once. The context outlives a request to stop, so that the batch in hand is finished.
+// partitions run at once. The context outlives a request to stop, so that the batch in hand is finished; a handler must
+// return when it ends. The same record may come twice, also after success: what a handler does must be repeatable.
 type Handler func(ctx context.Context, batch []Message) error
 
-// ConsumerConfig bounds a consumer.
+// ConsumerConfig bounds a consumer. Start from DefaultConsumerConfig.
 type ConsumerConfig struct {
 	Group          string // without the prefix
 	Topics         []string
@@ -26,11 +27,13 @@ type ConsumerConfig struct {
 	MaxBytes       int           // bytes of values in one batch; one larger message is a batch of its own
 	RetryMin       time.Duration // first pause after a handler's error; it doubles, with jitter
 	RetryMax       time.Duration
-	HandlerTimeout time.Duration // for one call of the handler; shorter than the group's rebalance time-out of 60 s
-	// Progress, where set, is told after each batch how many records of the partition wait behind it.
-	Progress func(partition int32, waiting int64)
-	// Failing, where set, is told of each failed call of the handler.
-	Failing func(partition int32, err error)
+	HandlerTimeout time.Duration // for one call of the handler; the group waits for it before it gives its partitions away
+
+	// Progress, where set, is told after each call of the handler how many records of the partition are not done. The hooks
+	// are called from several goroutines at once and must not block.
+	Progress func(topic string, partition int32, waiting int64)
+	// Failing, where set, is told of each failed call of the handler, and of a partition that cannot be read on.
+	Failing func(topic string, partition int32, err error)
 }
 
 // DefaultConsumerConfig returns bounds that suit batches for a database.
@@ -39,157 +42,258 @@ func DefaultConsumerConfig(group string, topics ...string) ConsumerConfig {
 		RetryMin: 50 * time.Millisecond, RetryMax: 5 * time.Second, HandlerTimeout: 20 * time.Second}
 }
 
+// Validate returns every problem at once.
+func (cc ConsumerConfig) Validate() error {
+	var problems []error
+	if cc.Group == "" || len(cc.Topics) == 0 {
+		problems = append(problems, errors.New("consumer: a group and at least one topic must be named"))
+	}
+	if cc.MaxRows < 1 || cc.MaxBytes < 1 {
+		problems = append(problems, fmt.Errorf("consumer: MaxRows %d and MaxBytes %d must be 1 or more", cc.MaxRows, cc.MaxBytes))
+	}
+	if cc.RetryMin <= 0 || cc.RetryMax < cc.RetryMin {
+		problems = append(problems, fmt.Errorf("consumer: RetryMin %v must be above zero and RetryMax %v not below it", cc.RetryMin, cc.RetryMax))
+	}
+	if cc.HandlerTimeout <= 0 {
+		problems = append(problems, fmt.Errorf("consumer: HandlerTimeout %v must be above zero", cc.HandlerTimeout))
+	}
+	return errors.Join(problems...)
+}
+
+const (
+	rejoinMin  = 100 * time.Millisecond
+	rejoinMax  = 2 * time.Second
+	leaveLimit = 5 * time.Second // to commit and to leave the group, after the last batch
+)
+
 // Consume joins the group and feeds handler until ctx ends: a new group starts at the oldest record. It survives brokers
 // that go away and come back. When ctx ends the batches in hand are finished, their marks committed, and Consume returns
-// nil.
+// nil, HandlerTimeout and five seconds later at the latest. It returns an error only for a wrong configuration.
 func Consume(ctx context.Context, c Config, dial Dial, cc ConsumerConfig, handler Handler, log *slog.Logger) error {
-	s := settings(c, dial, "consumer")
+	if err := cc.Validate(); err != nil {
+		return err
+	}
+	life, cut := context.WithCancel(context.WithoutCancel(ctx)) // of the connections: a batch that is finished is committed
+	var guard sync.WaitGroup
+	guard.Go(func() {
+		select {
+		case <-ctx.Done():
+			pause(life, cc.HandlerTimeout+leaveLimit)
+			cut()
+		case <-life.Done():
+		}
+	})
+	defer guard.Wait()
+	defer cut()
+	g := &group{prefix: c.Prefix, config: cc, handler: handler, log: log}
+	settings := cc.settings(life, c, dial)
+	wait := rejoinMin
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := g.member(ctx, c, settings)
+		if time.Since(began) > 10*rejoinMax {
+			wait = rejoinMin
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		g.tell(ctx, "", -1, err)
+		pause(ctx, wait/2+rand.N(wait/2))
+		wait = min(2*wait, rejoinMax)
+	}
+	return nil
+}
+
+func (cc ConsumerConfig) settings(life context.Context, c Config, dial Dial) *sarama.Config {
+	s := settings(life, c, dial, "consumer")
 	s.Consumer.Offsets.Initial = sarama.OffsetOldest
 	s.Consumer.Offsets.AutoCommit.Enable = true
 	s.Consumer.Offsets.AutoCommit.Interval = 500 * time.Millisecond // of marks: a commit in the loop would queue behind the long poll
 	s.Consumer.Group.ResetInvalidOffsets = false                    // never jump over records silently
 	s.Consumer.Group.Session.Timeout = 10 * time.Second
 	s.Consumer.Group.Heartbeat.Interval = 2 * time.Second
-	s.Consumer.Group.Rebalance.Timeout = 60 * time.Second
-	s.Consumer.MaxProcessingTime = time.Second
+	s.Consumer.Group.Rebalance.Timeout = cc.HandlerTimeout + 10*time.Second // members finish their batches first
+	s.Consumer.Group.Rebalance.Retry.Backoff = 500 * time.Millisecond
+	s.Consumer.MaxProcessingTime = 500 * time.Millisecond // how long a slow partition may hold up the others of its broker, once
+	s.Consumer.Retry.Backoff = 500 * time.Millisecond
 	s.Consumer.MaxWaitTime = 250 * time.Millisecond
 	s.Consumer.Return.Errors = true
-	s.Net.ReadTimeout = max(c.ReadTimeout, s.Consumer.Group.Rebalance.Timeout+5*time.Second) // a join waits for the others
 	s.ChannelBufferSize = max(256, 2*cc.MaxRows)
-	topics := make([]string, len(cc.Topics))
-	for i, t := range cc.Topics {
-		topics[i] = c.Prefix + t
+	if l, ok := s.Net.Proxy.Dialer.(*lines); ok {
+		l.patience = s.Consumer.Group.Rebalance.Timeout
 	}
-	wait, told := 100*time.Millisecond, false
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := consumeOnce(ctx, c, s, topics, cc, handler, log)
-		if ctx.Err() != nil {
-			break
-		}
-		if time.Since(began) > 30*time.Second {
-			wait, told = 100*time.Millisecond, false
-		}
-		if err != nil && !told {
-			log.WarnContext(ctx, "the consumer starts again", "group", cc.Group, "error", err)
-			told = true
-		}
-		pause(ctx, wait)
-		wait = min(2*wait, 2*time.Second)
-	}
-	return nil
+	return s
 }
 
-func consumeOnce(ctx context.Context, c Config, s *sarama.Config, topics []string, cc ConsumerConfig, handler Handler, log *slog.Logger) error {
-	group, err := sarama.NewConsumerGroup(c.Brokers, c.Prefix+cc.Group, s)
+// group is this process as a member of a consumer group. It implements sarama's handler of a group session.
+type group struct {
+	prefix  string
+	config  ConsumerConfig
+	handler Handler
+	log     *slog.Logger
+
+	mu   sync.Mutex
+	told map[string]time.Time // when each trouble was logged last
+}
+
+// member joins the group with a client of its own and serves until ctx ends or the client is of no use any more.
+func (g *group) member(ctx context.Context, c Config, s *sarama.Config) error {
+	joined, err := sarama.NewConsumerGroup(c.Brokers, c.Prefix+g.config.Group, s)
 	if err != nil {
-		return fmt.Errorf("join group %s: %w", cc.Group, err)
+		return fmt.Errorf("reach the group: %w", err)
 	}
 	var watching sync.WaitGroup
 	watching.Go(func() {
-		for err := range group.Errors() {
-			if errors.Is(err, sarama.ErrOffsetOutOfRange) {
-				log.ErrorContext(ctx, "the log no longer has the records at which this group stands: an operator must decide", "group", cc.Group, "error", err)
-				continue
+		for err := range joined.Errors() {
+			var at *sarama.ConsumerError
+			if errors.As(err, &at) {
+				g.tell(ctx, at.Topic, at.Partition, at.Err)
+			} else {
+				g.tell(ctx, "", -1, err)
 			}
-			log.DebugContext(ctx, "consumer", "group", cc.Group, "error", err)
 		}
 	})
-	claims := &claims{prefix: c.Prefix, config: cc, handler: handler}
-	for ctx.Err() == nil && err == nil {
-		err = group.Consume(ctx, topics, claims) // returns at each rebalance
+	topics := make([]string, len(g.config.Topics))
+	for i, t := range g.config.Topics {
+		topics[i] = c.Prefix + t
 	}
-	closeErr := group.Close()
+	wait := rejoinMin
+	for ctx.Err() == nil && err == nil {
+		began := time.Now()
+		err = joined.Consume(ctx, topics, g) // returns at each rebalance
+		if time.Since(began) > rejoinMax {
+			wait = rejoinMin
+		} else if err == nil { // a partition that cannot be read ends each session at once
+			pause(ctx, wait/2+rand.N(wait/2))
+			wait = min(2*wait, rejoinMax)
+		}
+	}
+	closeErr := joined.Close()
 	watching.Wait()
 	return errors.Join(err, closeErr)
 }
 
-// claims implements sarama's handler of a group session.
-type claims struct {
-	prefix  string
-	config  ConsumerConfig
-	handler Handler
+// tell reports trouble, each kind once in a while. It skips what is part of stopping.
+func (g *group) tell(ctx context.Context, topic string, partition int32, err error) {
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	topic = strings.TrimPrefix(topic, g.prefix)
+	lost := errors.Is(err, sarama.ErrOffsetOutOfRange)
+	if lost {
+		err = fmt.Errorf("the records at which group %s stands in %s/%d are not in the log any more (deleted by its retention, or the log was cut): "+
+			"nothing is skipped; find out what is missing, then set the group's offset by hand: %w", g.config.Group, topic, partition, err)
+		if g.config.Failing != nil {
+			g.config.Failing(topic, partition, err)
+		}
+	}
+	const often = 30 * time.Second
+	kind := fmt.Sprintf("%s/%d %v", topic, partition, err)
+	g.mu.Lock()
+	last, known := g.told[kind]
+	if known = known && time.Since(last) < often; !known {
+		if g.told == nil || len(g.told) > 100 {
+			g.told = map[string]time.Time{}
+		}
+		g.told[kind] = time.Now()
+	}
+	g.mu.Unlock()
+	switch {
+	case known:
+	case lost:
+		g.log.ErrorContext(ctx, "a partition cannot be read on", "group", g.config.Group, "topic", topic, "partition", partition, "error", err)
+	default:
+		g.log.WarnContext(ctx, "the consumer tries on", "group", g.config.Group, "topic", topic, "partition", partition, "error", err)
+	}
 }
 
 // Setup implements sarama.ConsumerGroupHandler.
-func (*claims) Setup(sarama.ConsumerGroupSession) error { return nil }
+func (*group) Setup(sarama.ConsumerGroupSession) error { return nil }
 
 // Cleanup implements sarama.ConsumerGroupHandler; the session commits the marks after it.
-func (*claims) Cleanup(sarama.ConsumerGroupSession) error { return nil }
+func (*group) Cleanup(sarama.ConsumerGroupSession) error { return nil }
 
-// ConsumeClaim feeds one partition to the handler until the session ends. A batch is what is there: it ends when the
-// channel is empty or a bound is reached, never by a timer.
-func (c *claims) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
-	messages := claim.Messages()
-	var held *sarama.ConsumerMessage // did not fit into the last batch
+// ConsumeClaim feeds one partition to the handler until the session ends.
+func (g *group) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
+	b := &batcher{messages: claim.Messages(), rows: g.config.MaxRows, bytes: g.config.MaxBytes}
 	for {
-		first := held
-		held = nil
-		if first == nil {
-			var ok bool
-			select {
-			case first, ok = <-messages:
-				if !ok {
-					return nil
-				}
-			case <-session.Context().Done():
-				return nil
-			}
-		}
-		batch := []*sarama.ConsumerMessage{first}
-		size := len(first.Value)
-	fill:
-		for len(batch) < c.config.MaxRows {
-			select {
-			case m, ok := <-messages:
-				if !ok {
-					break fill
-				}
-				if size += len(m.Value); size > c.config.MaxBytes {
-					held = m
-					break fill
-				}
-				batch = append(batch, m)
-			default:
-				break fill
-			}
-		}
-		if !c.handle(session, claim, batch) {
+		batch := b.next(session.Context())
+		if len(batch) == 0 || !g.handle(session, claim, batch) {
 			return nil
 		}
 	}
 }
 
-// handle repeats a batch until it succeeds, then marks it. It reports false when the session ended first: another member
-// of the group gets the batch.
-func (c *claims) handle(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim, batch []*sarama.ConsumerMessage) bool {
+// batcher cuts a partition's records into batches. A batch is what is there: it ends when the channel is empty or a bound
+// is reached, never by a timer.
+type batcher struct {
+	messages    <-chan *sarama.ConsumerMessage
+	rows, bytes int
+	held        *sarama.ConsumerMessage // did not fit into the last batch
+}
+
+// next waits for the next batch; it is empty when the session has ended.
+func (b *batcher) next(ctx context.Context) []*sarama.ConsumerMessage {
+	first := b.held
+	b.held = nil
+	if first == nil {
+		select {
+		case first = <-b.messages: // nil when it is closed
+		case <-ctx.Done():
+		}
+		if first == nil {
+			return nil
+		}
+	}
+	batch, size := append(make([]*sarama.ConsumerMessage, 0, min(b.rows, 1+len(b.messages))), first), len(first.Value)
+	for len(batch) < b.rows {
+		select {
+		case m, ok := <-b.messages:
+			if !ok {
+				return batch
+			}
+			if size += len(m.Value); size > b.bytes {
+				b.held = m
+				return batch
+			}
+			batch = append(batch, m)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// handle repeats a batch until it succeeds, then marks it. It reports false when the session ended first: whoever has the
+// partition next gets the batch.
+func (g *group) handle(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim, batch []*sarama.ConsumerMessage) bool {
 	out := make([]Message, len(batch))
 	for i, m := range batch {
-		out[i] = c.message(m)
+		out[i] = message(m, g.prefix)
 	}
-	wait := c.config.RetryMin
-	for session.Context().Err() == nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(session.Context()), c.config.HandlerTimeout)
-		err := c.handler(ctx, out)
+	topic, partition, next := out[0].Topic, claim.Partition(), out[len(out)-1].Offset+1
+	for wait := g.config.RetryMin; session.Context().Err() == nil; wait = min(2*wait, g.config.RetryMax) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(session.Context()), g.config.HandlerTimeout)
+		err := g.handler(ctx, out)
 		cancel()
+		done := out[0].Offset
 		if err == nil {
-			last := batch[len(batch)-1]
-			session.MarkMessage(last, "")
-			if c.config.Progress != nil {
-				c.config.Progress(claim.Partition(), max(0, claim.HighWaterMarkOffset()-last.Offset-1))
-			}
+			session.MarkOffset(claim.Topic(), partition, next, "")
+			done = next
+		}
+		if g.config.Progress != nil {
+			g.config.Progress(topic, partition, max(0, claim.HighWaterMarkOffset()-done))
+		}
+		if err == nil {
 			return true
 		}
-		if c.config.Failing != nil {
-			c.config.Failing(claim.Partition(), err)
+		if g.config.Failing != nil {
+			g.config.Failing(topic, partition, err)
 		}
 		pause(session.Context(), wait/2+rand.N(wait/2+1))
-		wait = min(2*wait, c.config.RetryMax)
 	}
 	return false
 }
-
-func (c *claims) message(m *sarama.ConsumerMessage) Message { return message(m, c.prefix) }
 
 func message(m *sarama.ConsumerMessage, prefix string) Message {
 	out := Message{Topic: strings.TrimPrefix(m.Topic, prefix), Partition: m.Partition, Offset: m.Offset, Value: m.Value, Time: m.Timestamp}

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"net"
 	"time"
-
-	"github.com/IBM/sarama"
 )
 
 // Header is one header of a record.
@@ -45,8 +43,11 @@ type Config struct {
 	WriteTimeout time.Duration `koanf:"writeTimeout"` // to send a request
 	AckTimeout   time.Duration `koanf:"ackTimeout"`   // longest wait for an acknowledgement, retries included; beyond it the outcome is unknown
 	MaxBuffered  int           `koanf:"maxBuffered"`  // records of one process without an acknowledgement; more are refused
-	MaxBytes     int           `koanf:"maxBytes"`     // largest record
+	MaxBytes     int           `koanf:"maxBytes"`     // largest record, headers included
 }
+
+// recordOverhead is what the largest record may take on the wire beyond MaxBytes: framing, and the lengths of its headers.
+const recordOverhead = 16 << 10
 
 // DefaultConfig returns settings for one broker; production raises Replication and MinInSync.
 func DefaultConfig() Config {
@@ -92,50 +93,4 @@ func (c Config) Validate() error {
 		bad("maxBytes", c.MaxBytes, "must be 1024 or more")
 	}
 	return errors.Join(problems...)
-}
-
-// settings returns what all clients share. Each client gets its own: producer and consumer must not share connections, or
-// a long poll holds up an acknowledgement.
-func settings(c Config, dial Dial, client string) *sarama.Config {
-	s := sarama.NewConfig()
-	s.ClientID = "eprod-" + client
-	s.Version = sarama.V4_1_0_0 // the highest; what the broker speaks is negotiated
-	s.Net.DialTimeout, s.Net.ReadTimeout, s.Net.WriteTimeout = c.DialTimeout, c.ReadTimeout, c.WriteTimeout
-	s.Metadata.Retry.Max, s.Metadata.Retry.Backoff = 2, 100*time.Millisecond
-	s.Metadata.Timeout = c.DialTimeout + c.ReadTimeout
-	s.Metadata.RefreshFrequency = time.Minute
-	s.Metadata.AllowAutoTopicCreation = false
-	s.Admin.Timeout = c.AckTimeout
-	if dial != nil {
-		s.Net.Proxy.Enable, s.Net.Proxy.Dialer = true, dialer{dial, c.DialTimeout}
-	}
-	return s
-}
-
-// dialer makes a Dial what sarama asks for.
-type dialer struct {
-	dial    Dial
-	timeout time.Duration
-}
-
-// Dial implements sarama's proxy dialer.
-func (d dialer) Dial(network, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
-	defer cancel()
-	return d.dial(ctx, network, address)
-}
-
-// quietly closes what is only closed because something else has failed or finished already.
-func quietly(c interface{ Close() error }) { _ = c.Close() }
-
-// pause waits for d or until ctx ends, and reports whether d has passed.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
