@@ -1,0 +1,389 @@
+package questionnaire
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/eprod/eprod/internal/errs"
+)
+
+// Response is a QuestionnaireResponse in the form that Check looks at. Its strings share one copy of the input.
+type Response struct {
+	ResourceType  string
+	Identifier    string // identifier.value
+	Questionnaire string // canonical
+	Status        string
+	Authored      string    // as written
+	AuthoredAt    time.Time // zero where authored is absent or not a full dateTime
+	Language      string
+	Subject       string // references
+	Author        string
+	BasedOn       []string
+	Items         []Item
+}
+
+// Item is one item of a response.
+type Item struct {
+	LinkID  string
+	Text    string
+	HasText bool
+	Answers []Answer
+	Items   []Item
+}
+
+// Answer is one answer with the items below it.
+type Answer struct {
+	Value Value
+	Many  bool // more than one value[x]
+	Items []Item
+}
+
+const maxDepth = 64 // of items in a response; publishing allows fewer
+
+// ParseResponse reads a QuestionnaireResponse strictly: one JSON object, each member once, valid UTF-8, nothing after it,
+// items nested no deeper than 64. Elements that it does not know are read over. Numbers stay as written. Errors are
+// errs.Invalid with the code invalid_json and never repeat the input. Safe for concurrent use.
+func ParseResponse(raw []byte) (*Response, error) {
+	p := &reader{dec: jsontext.NewDecoder(bytes.NewBuffer(raw)), text: string(raw)}
+	r := &Response{}
+	if p.dec.PeekKind() != '{' {
+		if _, err := p.dec.ReadToken(); err != nil {
+			return nil, malformed(err)
+		}
+		return nil, errs.InvalidJSON("a QuestionnaireResponse must be a JSON object")
+	}
+	p.object(func(name string) { p.head(r, name) })
+	if p.err == nil {
+		if _, err := p.dec.ReadToken(); !errors.Is(err, io.EOF) {
+			p.err = errs.InvalidJSON("there is something after the QuestionnaireResponse")
+		}
+	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	if t, err := time.Parse(time.RFC3339Nano, r.Authored); err == nil {
+		r.AuthoredAt = t
+	}
+	return r, nil
+}
+
+// reader walks the tokens; after the first failure everything is a no-op.
+type reader struct {
+	dec  *jsontext.Decoder
+	text string
+	err  error
+}
+
+func malformed(err error) error {
+	detail := "the body is not well-formed JSON"
+	if errors.Is(err, jsontext.ErrDuplicateName) {
+		detail = "a JSON object has the same member twice"
+	}
+	return errs.InvalidJSON(detail)
+}
+
+func (p *reader) fail(err error) {
+	if p.err == nil {
+		p.err = malformed(err)
+	}
+}
+
+// object calls member for each name; member must read the value. Anything but an object is read over.
+func (p *reader) object(member func(name string)) {
+	if p.err != nil {
+		return
+	}
+	if p.dec.PeekKind() != '{' {
+		p.skip()
+		return
+	}
+	if _, err := p.dec.ReadToken(); err != nil {
+		p.fail(err)
+		return
+	}
+	for p.err == nil && p.dec.PeekKind() != '}' {
+		name, ok := p.string()
+		if !ok {
+			p.unexpected()
+			return
+		}
+		member(name)
+	}
+	p.end()
+}
+
+// array calls element until the end; element must read one value. Anything but an array is read over.
+func (p *reader) array(element func()) {
+	if p.err != nil {
+		return
+	}
+	if p.dec.PeekKind() != '[' {
+		p.skip()
+		return
+	}
+	if _, err := p.dec.ReadToken(); err != nil {
+		p.fail(err)
+		return
+	}
+	for p.err == nil && p.dec.PeekKind() != ']' {
+		element()
+	}
+	p.end()
+}
+
+func (p *reader) end() {
+	if p.err != nil {
+		return
+	}
+	if _, err := p.dec.ReadToken(); err != nil {
+		p.fail(err)
+	}
+}
+
+func (p *reader) unexpected() {
+	if p.err != nil {
+		return
+	}
+	_, err := p.dec.ReadToken()
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	p.fail(err)
+}
+
+func (p *reader) skip() {
+	if p.err != nil {
+		return
+	}
+	if err := p.dec.SkipValue(); err != nil {
+		p.fail(err)
+	}
+}
+
+// string reads a string as a part of the one copy of the input; only escapes cost another copy.
+func (p *reader) string() (string, bool) {
+	if p.err != nil || p.dec.PeekKind() != '"' {
+		return "", false
+	}
+	v, err := p.dec.ReadValue()
+	if err != nil {
+		p.fail(err)
+		return "", false
+	}
+	end := int(p.dec.InputOffset())
+	quoted := p.text[end-len(v) : end]
+	if strings.IndexByte(quoted, '\\') < 0 {
+		return quoted[1 : len(quoted)-1], true
+	}
+	plain, err := jsontext.AppendUnquote(nil, quoted)
+	if err != nil {
+		p.fail(err)
+		return "", false
+	}
+	return string(plain), true
+}
+
+// optional reads a string, or reads over whatever else stands there.
+func (p *reader) optional() (string, bool) {
+	s, ok := p.string()
+	if !ok {
+		p.skip()
+	}
+	return s, ok
+}
+
+// literal reads a number, true or false as written.
+func (p *reader) literal(kinds string) (string, bool) {
+	if p.err != nil || strings.IndexByte(kinds, byte(p.dec.PeekKind())) < 0 {
+		p.skip()
+		return "", false
+	}
+	v, err := p.dec.ReadValue()
+	if err != nil {
+		p.fail(err)
+		return "", false
+	}
+	end := int(p.dec.InputOffset())
+	return p.text[end-len(v) : end], true
+}
+
+func (p *reader) head(r *Response, name string) {
+	into := func(s *string) { *s, _ = p.optional() }
+	switch name {
+	case "resourceType":
+		into(&r.ResourceType)
+	case "questionnaire":
+		into(&r.Questionnaire)
+	case "status":
+		into(&r.Status)
+	case "authored":
+		into(&r.Authored)
+	case "language":
+		into(&r.Language)
+	case "identifier":
+		p.object(p.only("value", &r.Identifier))
+	case "subject":
+		p.object(p.only("reference", &r.Subject))
+	case "author":
+		p.object(p.only("reference", &r.Author))
+	case "basedOn":
+		p.array(func() {
+			var ref string
+			p.object(p.only("reference", &ref))
+			r.BasedOn = append(r.BasedOn, ref)
+		})
+	case "item":
+		r.Items = p.items(1)
+	default:
+		p.skip()
+	}
+}
+
+// only returns a member function that keeps one string member.
+func (p *reader) only(wanted string, into *string) func(string) {
+	return func(name string) {
+		if name == wanted {
+			*into, _ = p.optional()
+			return
+		}
+		p.skip()
+	}
+}
+
+func (p *reader) items(depth int) []Item {
+	if depth > maxDepth {
+		if p.err == nil {
+			p.err = errs.InvalidJSON("items are nested deeper than " + strconv.Itoa(maxDepth))
+		}
+		return nil
+	}
+	var items []Item
+	p.array(func() {
+		if p.dec.PeekKind() != '{' {
+			p.skip()
+			items = append(items, Item{})
+			return
+		}
+		if items == nil {
+			items = make([]Item, 0, 8)
+		}
+		items = append(items, Item{})
+		it := &items[len(items)-1]
+		p.object(func(name string) {
+			switch name {
+			case "linkId":
+				it.LinkID, _ = p.optional()
+			case "text":
+				it.Text, it.HasText = p.optional()
+			case "answer":
+				p.array(func() {
+					it.Answers = append(it.Answers, Answer{})
+					p.answer(&it.Answers[len(it.Answers)-1], depth)
+				})
+			case "item":
+				it.Items = p.items(depth + 1)
+			default:
+				p.skip()
+			}
+		})
+	})
+	return items
+}
+
+func (p *reader) answer(a *Answer, depth int) {
+	p.object(func(name string) {
+		switch {
+		case name == "item":
+			a.Items = p.items(depth + 1)
+		case strings.HasPrefix(name, "value"):
+			a.Many = a.Value.Name != ""
+			a.Value = p.value(name)
+		default:
+			p.skip()
+		}
+	})
+}
+
+// value reads a value[x]; what does not have the form of its type is marked, not refused, so that the finding can name the
+// item.
+func (p *reader) value(name string) Value {
+	v := Value{Name: name}
+	ok := true
+	switch name {
+	case "valueBoolean":
+		v.Text, ok = p.literal("tf")
+	case "valueInteger", "valueDecimal":
+		v.Text, ok = p.literal("0")
+	case "valueDate", "valueDateTime", "valueTime", "valueString", "valueUri":
+		v.Text, ok = p.optional()
+	case "valueCoding":
+		ok = p.dec.PeekKind() == '{'
+		p.object(func(member string) { p.coding(&v, member) })
+	case "valueQuantity":
+		ok = p.dec.PeekKind() == '{'
+		p.object(func(member string) { p.quantity(&v, member) })
+	case "valueReference":
+		ok = p.dec.PeekKind() == '{'
+		p.object(p.only("reference", &v.Text))
+	case "valueAttachment":
+		ok = p.dec.PeekKind() == '{'
+		p.object(func(member string) { p.attachment(&v, member) })
+	default:
+		p.skip()
+		ok = false
+	}
+	v.Bad = !ok
+	return v
+}
+
+func (p *reader) coding(v *Value, member string) {
+	switch member {
+	case "system":
+		v.System, _ = p.optional()
+	case "code":
+		v.Code, _ = p.optional()
+	case "display":
+		v.Text, _ = p.optional()
+	default:
+		p.skip()
+	}
+}
+
+func (p *reader) quantity(v *Value, member string) {
+	switch member {
+	case "value":
+		v.Text, _ = p.literal("0")
+	case "system":
+		v.System, _ = p.optional()
+	case "code":
+		v.Code, _ = p.optional()
+	case "unit":
+		v.Unit, _ = p.optional()
+	default:
+		p.skip()
+	}
+}
+
+func (p *reader) attachment(v *Value, member string) {
+	switch member {
+	case "contentType":
+		v.Media, _ = p.optional()
+	case "size":
+		if n, ok := p.literal("0"); ok {
+			v.Size, _ = strconv.ParseInt(n, 10, 64)
+		}
+	case "data":
+		if data, ok := p.optional(); ok {
+			v.Size = max(v.Size, int64(base64.StdEncoding.DecodedLen(len(data))-strings.Count(data, "=")))
+		}
+	default:
+		p.skip()
+	}
+}
