@@ -97,13 +97,19 @@ type known struct {
 	tasks    map[task.Key]uuid.UUID
 }
 
+// conflictKey names one body that came under an identity which another body owns.
+type conflictKey struct {
+	identity submission.Identity
+	sum      [32]byte
+}
+
 // settle applies the rules of identity to a batch in log order: the first body of an identity owns it, the same body again
 // changes nothing, another body is a conflict; the first submission of a task completes it, another one is quarantined.
 func settle(verdicts []verdict, have known, at time.Time) fate {
 	var f fate
 	owners := make(map[submission.Identity][32]byte, len(verdicts))
 	tasks := make(map[task.Key]uuid.UUID, len(verdicts))
-	kept := make(map[[32]byte]bool)
+	kept := make(map[conflictKey]bool)
 	for i := range verdicts {
 		v := &verdicts[i]
 		r := &v.record
@@ -119,10 +125,12 @@ func settle(verdicts []verdict, have known, at time.Time) fate {
 			f.duplicates++
 			continue
 		case taken:
-			if !kept[r.SHA256] {
-				kept[r.SHA256] = true
-				f.conflicts = append(f.conflicts, *r)
+			if kept[conflictKey{id, r.SHA256}] {
+				f.duplicates++
+				continue
 			}
+			kept[conflictKey{id, r.SHA256}] = true
+			f.conflicts = append(f.conflicts, *r)
 			continue
 		}
 		owners[id] = r.SHA256
