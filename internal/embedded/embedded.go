@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -25,6 +26,7 @@ import (
 const (
 	brokerAddress = "127.0.0.1:9092" // a name only: the pipe is what connects
 	retention     = "8589934592"     // bytes of one partition that are kept; by time, offsets could fall back to zero
+	maxKeys       = 100_000          // of the cache
 	// Partitions of the embedded log: each batch of each partition is flushed on its own, so few are faster.
 	Partitions = 2
 )
@@ -37,6 +39,10 @@ type Embedded struct {
 	broker *kfake.Cluster
 	pipe   *pipe
 	redis  *miniredis.Miniredis
+	close  func() error
+
+	mu     sync.Mutex
+	closed bool // a connection would start the cache again
 }
 
 // Open takes the data folder, which is made if it is missing, and starts the stores. It fails, naming the holder, when
@@ -52,18 +58,34 @@ func Open(dir string, random io.Reader, log *slog.Logger) (*Embedded, error) {
 		return nil, fmt.Errorf("data folder %s: %w", dir, err)
 	}
 	e := &Embedded{dir: dir, random: random, lock: lock, pipe: newPipe(brokerAddress), redis: miniredis.NewMiniRedis()}
+	e.close = sync.OnceValue(e.stop)
 	e.broker, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(9092), kfake.DataDir(filepath.Join(dir, "log")), kfake.SyncWrites(),
-		kfake.ClusterID("eprod-embedded"), kfake.DefaultNumPartitions(Partitions), kfake.ListenFn(e.pipe.listen),
+		kfake.ClusterID("eprod-embedded"), kfake.DefaultNumPartitions(Partitions), kfake.ListenFn(e.pipe.listen), kfake.WithLogger(brokerLog{log}),
 		kfake.BrokerConfigs(map[string]string{"log.retention.ms": "-1", "log.retention.bytes": retention, "offsets.retention.minutes": "52560000"}))
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("embedded log: %w", err), lock.Close())
+		return nil, errors.Join(fmt.Errorf("embedded log in %s: %w", filepath.Join(dir, "log"), err), lock.Close())
 	}
-	if err := e.redis.Start(); err != nil {
-		e.broker.Close()
-		return nil, errors.Join(fmt.Errorf("embedded cache: %w", err), lock.Close())
+	// The first connection starts the cache without a listener; its Start would open a port.
+	if first, err := e.redis.Dial(); err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded cache: %w", err), e.Close())
+	} else if err := first.Close(); err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded cache: %w", err), e.Close())
 	}
 	log.Debug("embedded stores are open", "folder", dir)
 	return e, nil
+}
+
+// brokerLog passes the broker's warnings on: a disk that is full or broken shows nowhere else.
+type brokerLog struct{ log *slog.Logger }
+
+// Logf implements kfake.Logger.
+func (b brokerLog) Logf(level kfake.LogLevel, format string, args ...any) {
+	switch level {
+	case kfake.LogLevelError:
+		b.log.Error("embedded log: " + fmt.Sprintf(format, args...))
+	case kfake.LogLevelWarn:
+		b.log.Warn("embedded log: " + fmt.Sprintf(format, args...))
+	}
 }
 
 // takeLock locks a file for this process' life. The kernel releases it when the process ends, however it ends.
@@ -78,33 +100,37 @@ func takeLock(path string) (*os.File, error) {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("another eprod process (pid %s) has it: stop that one, or name another folder with --data-dir", strings.TrimSpace(string(holder)))
 		}
-		return nil, fmt.Errorf("lock: %w", err)
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
-		if err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
 	}
 	return f, nil
 }
 
-// Run moves the cache's clock and trims the log until ctx ends. The stores work only roughly without it: keys of the cache
-// would never expire.
+// Run moves the cache's clock, bounds the cache and trims the log until ctx ends. Without it keys of the cache would never
+// expire.
 func (e *Embedded) Run(ctx context.Context) error {
-	const step = 100 * time.Millisecond // asking the clock at each access is far slower
-	tick := time.NewTicker(step)
+	tick := time.NewTicker(100 * time.Millisecond) // asking the clock at each access is far slower
 	defer tick.Stop()
-	weigh := time.NewTicker(30 * time.Second)
+	weigh := time.NewTicker(10 * time.Second)
 	defer weigh.Stop()
 	trim := time.NewTicker(time.Hour)
 	defer trim.Stop()
+	shown := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
-			e.redis.FastForward(step)
+		case now := <-tick.C:
+			if step := now.Sub(shown); step > 0 { // more than a tick after a pause of the process
+				e.redis.FastForward(step)
+				shown = now
+			}
 		case <-weigh.C:
 			if len(e.redis.Keys()) > maxKeys {
 				e.redis.FlushAll() // a cache may forget; it may not fill the memory
@@ -115,10 +141,13 @@ func (e *Embedded) Run(ctx context.Context) error {
 	}
 }
 
-const maxKeys = 500_000
+// Close stops the stores and gives the folder back. Run must have returned and clients be closed. Repeating it is harmless.
+func (e *Embedded) Close() error { return e.close() }
 
-// Close stops the stores and gives the folder back. Clients must be closed before.
-func (e *Embedded) Close() error {
+func (e *Embedded) stop() error {
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
 	e.redis.Close()
 	e.broker.Close()
 	return e.lock.Close()
@@ -130,8 +159,14 @@ func (e *Embedded) KafkaBrokers() []string { return []string{brokerAddress} }
 // KafkaDial connects to the embedded broker.
 func (e *Embedded) KafkaDial() kafka.Dial { return e.pipe.dial }
 
-// RedisDial connects to the embedded cache; it has the form that go-redis asks for.
+// RedisDial connects to the embedded cache; it has the form that go-redis asks for. The client sets DisableIdentity: the
+// cache does not know that command.
 func (e *Embedded) RedisDial(context.Context, string, string) (net.Conn, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, net.ErrClosed
+	}
 	return e.redis.Dial()
 }
 
