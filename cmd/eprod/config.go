@@ -13,8 +13,11 @@ import (
 	"github.com/eprod/eprod/internal/kafka"
 	"github.com/eprod/eprod/internal/keyring"
 	"github.com/eprod/eprod/internal/limit"
+	"github.com/eprod/eprod/internal/outbox"
 	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/processor"
+	"github.com/eprod/eprod/internal/questionnaire"
+	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/user"
 	"github.com/eprod/eprod/internal/web"
 )
@@ -34,10 +37,19 @@ type Config struct {
 	Keyring       KeyringConfig             `koanf:"keyring"`
 	IDs           idgen.Config              `koanf:"ids"`
 	Users         user.Config               `koanf:"users"`
+	Participants  participant.Config        `koanf:"participants"`
 	Profiles      participant.ProfileConfig `koanf:"profiles"`
-	Questionnaire limit.BucketConfig        `koanf:"questionnaireRoute"`
+	Catalog       study.CatalogConfig       `koanf:"catalog"`
+	Questionnaire QuestionnaireConfig       `koanf:"questionnaire"`
+	Outbox        outbox.Config             `koanf:"outbox"`
 	Ingest        ingest.Config             `koanf:"ingest"`
 	Processor     processor.Config          `koanf:"processor"`
+}
+
+// QuestionnaireConfig bounds questionnaires and the route that serves them.
+type QuestionnaireConfig struct {
+	Limits questionnaire.Limits `koanf:"limits"`
+	Route  limit.BucketConfig   `koanf:"route"`
 }
 
 // LogConfig says how the log looks.
@@ -98,8 +110,11 @@ func defaultConfig() Config {
 		Redis:         RedisConfig{Timeout: 100 * time.Millisecond},
 		IDs:           idgen.DefaultConfig(),
 		Users:         user.DefaultConfig(),
+		Participants:  participant.DefaultConfig(),
 		Profiles:      participant.DefaultProfileConfig(),
-		Questionnaire: limit.DefaultBucketConfig(),
+		Catalog:       study.DefaultCatalogConfig(),
+		Questionnaire: QuestionnaireConfig{Limits: questionnaire.DefaultLimits(), Route: limit.DefaultBucketConfig()},
+		Outbox:        outbox.DefaultConfig(),
 		Ingest:        ingest.DefaultConfig(),
 		Processor:     processor.DefaultConfig(),
 	}
@@ -165,8 +180,11 @@ func (c *Config) Validate() error {
 	section("kafka", c.Kafka.Validate())
 	section("ids", c.IDs.Validate())
 	section("users", c.Users.Validate())
+	section("participants", c.Participants.Validate())
 	section("profiles", c.Profiles.Validate())
-	section("questionnaireRoute", c.Questionnaire.Validate())
+	section("catalog", c.Catalog.Validate())
+	section("questionnaire.route", c.Questionnaire.Route.Validate())
+	section("outbox", c.Outbox.Validate())
 	section("ingest", c.Ingest.Validate())
 	section("processor", c.Processor.Validate())
 	problems = append(problems, c.storeProblems()...)

@@ -154,8 +154,8 @@ func (p *process) follow(stderr io.Reader, ready chan<- struct{}) {
 		p.mu.Unlock()
 		var line struct {
 			Message string `json:"message"`
-			API     string `json:"labels.api"`
-			Ops     string `json:"labels.ops"`
+			API     string `json:"api"`
+			Ops     string `json:"ops"`
 		}
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Message == "ready" {
 			p.api, p.ops = line.API, line.Ops

@@ -48,25 +48,27 @@ func outputOf(s Study, err error) (*studyOutput, error) {
 	return &studyOutput{ETag: web.ETag(s.Version), Body: viewOf(s)}, nil
 }
 
-type createInput struct {
-	Body struct {
-		Protocol  string   `json:"protocol" doc:"protocol number, unique"`
-		Title     string   `json:"title"`
-		Zone      string   `json:"zone" doc:"IANA name; default of the participants"`
-		Languages []string `json:"languages" doc:"language tags, the default first"`
-		Settings  settings `json:"settings,omitempty"`
-	}
+type newStudy struct {
+	Protocol  string   `json:"protocol" doc:"protocol number, unique"`
+	Title     string   `json:"title"`
+	Zone      string   `json:"zone" doc:"IANA name; default of the participants"`
+	Languages []string `json:"languages" doc:"language tags, the default first"`
+	Settings  settings `json:"settings,omitempty"`
+}
+
+type createInput struct{ Body newStudy }
+
+type studyChange struct {
+	Title     *string   `json:"title,omitempty"`
+	Zone      *string   `json:"zone,omitempty"`
+	Languages []string  `json:"languages,omitempty"`
+	Settings  *settings `json:"settings,omitempty"`
 }
 
 type changeInput struct {
 	ID      web.ID `path:"id"`
 	IfMatch string `header:"If-Match"`
-	Body    struct {
-		Title     *string   `json:"title,omitempty"`
-		Zone      *string   `json:"zone,omitempty"`
-		Languages []string  `json:"languages,omitempty"`
-		Settings  *settings `json:"settings,omitempty"`
-	}
+	Body    studyChange
 }
 
 type studyID struct {
@@ -79,12 +81,14 @@ type codedView struct {
 	Name string `json:"name"`
 }
 
+type coded struct {
+	Code string `json:"code"`
+	Name string `json:"name"`
+}
+
 type codedInput struct {
 	ID   web.ID `path:"id"`
-	Body struct {
-		Code string `json:"code"`
-		Name string `json:"name"`
-	}
+	Body coded
 }
 
 type staffView struct {
@@ -214,13 +218,15 @@ func (s *Service) patchStudy(ctx context.Context, in *changeInput) (*studyOutput
 	return outputOf(s.Update(ctx, int64(in.ID), version, c))
 }
 
+type newGrant struct {
+	Username string `json:"username"`
+	Role     string `json:"role"`
+	Site     string `json:"site,omitempty" doc:"code; absent: every site"`
+}
+
 func (s *Service) postStaff(ctx context.Context, in *struct {
 	ID   web.ID `path:"id"`
-	Body struct {
-		Username string `json:"username"`
-		Role     string `json:"role"`
-		Site     string `json:"site,omitempty" doc:"code; absent: every site"`
-	}
+	Body newGrant
 }) (*out[staffView], error) {
 	g, err := s.AddStaff(ctx, int64(in.ID), in.Body.Username, auth.Role(in.Body.Role), in.Body.Site)
 	return answer(staffOf(g), err)
@@ -231,26 +237,34 @@ type scheduleView struct {
 	Rules   []task.Rule `json:"rules"`
 }
 
+type newRules struct {
+	Rules []task.Rule `json:"rules"`
+}
+
 func (s *Service) putSchedule(ctx context.Context, in *struct {
 	ID   web.ID `path:"id"`
-	Body struct {
-		Rules []task.Rule `json:"rules"`
-	}
+	Body newRules
 }) (*out[scheduleView], error) {
 	v, err := s.PutSchedule(ctx, int64(in.ID), in.Body.Rules)
 	return answer(scheduleView{v.Version, v.Rules}, err)
 }
 
+type imagined struct {
+	Rules   []task.Rule       `json:"rules,omitempty" doc:"absent: the current schedule"`
+	Zone    string            `json:"zone"`
+	Arm     string            `json:"arm,omitempty"`
+	Anchors map[string]string `json:"anchors" doc:"event → YYYY-MM-DD"`
+	From    time.Time         `json:"from"`
+	To      time.Time         `json:"to"`
+}
+
 type previewInput struct {
 	ID   web.ID `path:"id"`
-	Body struct {
-		Rules   []task.Rule       `json:"rules,omitempty" doc:"absent: the current schedule"`
-		Zone    string            `json:"zone"`
-		Arm     string            `json:"arm,omitempty"`
-		Anchors map[string]string `json:"anchors" doc:"event → YYYY-MM-DD"`
-		From    time.Time         `json:"from"`
-		To      time.Time         `json:"to"`
-	}
+	Body imagined
+}
+
+type previewList struct {
+	Tasks []previewTask `json:"tasks"`
 }
 
 type previewTask struct {
@@ -261,9 +275,7 @@ type previewTask struct {
 	ClosesAt time.Time `json:"closesAt"`
 }
 
-func (s *Service) preview(ctx context.Context, in *previewInput) (*out[struct {
-	Tasks []previewTask `json:"tasks"`
-}], error) {
+func (s *Service) preview(ctx context.Context, in *previewInput) (*out[previewList], error) {
 	p := task.Person{Arm: in.Body.Arm, Anchors: make(map[string]task.Date), Zones: []task.ZoneChange{{Zone: in.Body.Zone}}}
 	var findings []errs.Finding
 	if _, err := time.LoadLocation(in.Body.Zone); err != nil || in.Body.Zone == "" {
@@ -280,10 +292,7 @@ func (s *Service) preview(ctx context.Context, in *previewInput) (*out[struct {
 		return nil, errs.InvalidField(findings...)
 	}
 	tasks, err := s.Preview(ctx, int64(in.ID), in.Body.Rules, p, in.Body.From, in.Body.To)
-	var body struct {
-		Tasks []previewTask `json:"tasks"`
-	}
-	body.Tasks = make([]previewTask, len(tasks))
+	body := previewList{Tasks: make([]previewTask, len(tasks))}
 	for i, t := range tasks {
 		body.Tasks[i] = previewTask{t.Rule, t.Date.String(), t.OpensAt, t.DueAt, t.ClosesAt}
 	}

@@ -100,7 +100,9 @@ func Acceptable(t Task, captured, received time.Time) error {
 func Late(t Task, captured, received time.Time) bool { return received.After(t.ClosesAt) }
 
 // Engine computes tasks. It only remembers time zones; it is safe for concurrent use.
-type Engine struct{ zones *lru.Cache[string, *time.Location] }
+type Engine struct {
+	zones *lru.Cache[string, *time.Location]
+}
 
 // NewEngine returns an engine that remembers up to 1,024 zones; there are fewer.
 func NewEngine() *Engine {

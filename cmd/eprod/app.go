@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/eprod/eprod/internal/auth"
+	"github.com/eprod/eprod/internal/cache"
+	"github.com/eprod/eprod/internal/idgen"
+	"github.com/eprod/eprod/internal/participant"
+	"github.com/eprod/eprod/internal/study"
+	"github.com/eprod/eprod/internal/submission"
+	"github.com/eprod/eprod/internal/task"
+	"github.com/eprod/eprod/internal/telemetry"
+	"github.com/eprod/eprod/internal/user"
+)
+
+// app is the contexts, wired over the stores. Commands and roles take from it what they need.
+type app struct {
+	*stores
+	metrics      *telemetry.Metrics
+	ids          *idgen.Snowflake
+	lease        *idgen.Lease // nil with a fixed worker number
+	leaseEnded   chan error
+	endLease     context.CancelFunc
+	redisStore   *cache.Redis
+	guard        auth.Guard
+	signer       *auth.Signer
+	engine       *task.Engine
+	catalog      *study.Catalog
+	studies      *study.Service
+	profiles     *participant.Profiles
+	participants *participant.Service
+	users        *user.Service
+	tasks        *task.Service
+	submissions  *submission.Store
+	memory       *submission.Memory
+}
+
+// newApp wires the contexts. It takes a worker number for ids; close gives it back.
+func newApp(ctx context.Context, s *stores) (*app, error) {
+	a := &app{stores: s, metrics: telemetry.NewMetrics(), engine: task.NewEngine(), submissions: &submission.Store{Shards: s.shards}}
+	if err := a.openIDs(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.wire(); err != nil {
+		return nil, errors.Join(err, a.close())
+	}
+	return a, nil
+}
+
+// openIDs makes the generator and keeps its worker number alive until close.
+func (a *app) openIDs(ctx context.Context) error {
+	var err error
+	a.ids, err = idgen.New(a.config.IDs, idgen.Deps{Refused: a.idRefused})
+	if err != nil || a.config.IDs.Worker >= 0 {
+		return err
+	}
+	host, _ := os.Hostname()
+	a.lease = idgen.NewLease(a.ids, idgen.NewStore(a.meta), a.config.IDs, fmt.Sprintf("%s/%d", host, os.Getpid()), a.log)
+	if err := a.lease.Acquire(ctx); err != nil {
+		a.log.WarnContext(ctx, "no worker number yet; ids are refused until there is one", "error", err)
+	}
+	running, end := context.WithCancel(context.WithoutCancel(ctx))
+	a.endLease, a.leaseEnded = end, make(chan error, 1)
+	go func() { a.leaseEnded <- a.lease.Run(running) }()
+	return nil
+}
+
+// idRefused counts refusals under fixed words.
+func (a *app) idRefused(cause error) {
+	reason := "other"
+	switch {
+	case errors.Is(cause, idgen.ErrClock):
+		reason = "clock"
+	case errors.Is(cause, idgen.ErrNoLease):
+		reason = "no_lease"
+	case errors.Is(cause, idgen.ErrSaturated):
+		reason = "saturated"
+	}
+	a.metrics.Health.IDRefused(reason)
+}
+
+// close gives the worker number back. Ids are refused from then on.
+func (a *app) close() error {
+	if a.endLease == nil {
+		return nil
+	}
+	a.endLease()
+	return <-a.leaseEnded
+}
+
+func (a *app) wire() error {
+	c := a.config
+	now := time.Now
+	a.redisStore = cache.NewRedis(a.redis, "eprod:"+c.Kafka.Prefix, c.Redis.Timeout)
+	a.memory = submission.NewMemory(a.redisStore, a.log)
+	shelf := &study.Store{Meta: a.meta}
+	a.guard = auth.Guard{Grants: shelf}
+	var err error
+	if a.signer, err = auth.NewSigner(a.seed, now); err != nil {
+		return err
+	}
+	a.catalog, err = study.NewCatalog(c.Catalog, c.Questionnaire.Limits, shelf, cache.New(a.redisStore, 24*time.Hour), now)
+	if err != nil {
+		return err
+	}
+	people := &participant.Store{Meta: a.meta, Shards: a.shards}
+	if a.profiles, err = participant.NewProfiles(c.Profiles, people, a.keyring, now); err != nil {
+		return err
+	}
+	a.participants = participant.New(c.Participants, participant.Parts{Shelf: people, Studies: a.catalog, Guard: a.guard, Profiles: a.profiles,
+		Keys: a.keyring, IDs: a.ids, Random: rand.Reader, Now: now, PublicURL: c.PublicURL})
+	a.users = user.New(c.Users, user.Parts{
+		Accounts: &user.Store{Meta: a.meta, Shards: a.shards, Activated: participant.Activate}, Participants: a.participants, Policies: a.catalog,
+		Tokens: a.signer, Secrets: a.keyring.Intake(), Hasher: user.NewHasher(c.Users, rand.Reader), IDs: a.ids, Random: rand.Reader, Now: now, Logger: a.log})
+	a.studies = study.New(study.Parts{Shelf: shelf, Catalog: a.catalog, Guard: a.guard, Accounts: a.users, Engine: a.engine, IDs: a.ids,
+		Limits: c.Questionnaire.Limits, Now: now})
+	a.tasks = &task.Service{Engine: a.engine, Schedules: a.catalog, People: personOf{a.profiles}, Questionnaires: a.catalog,
+		Completions: &task.Store{Shards: a.shards}, Guard: a.guard, Now: now}
+	return nil
+}
+
+// personOf shows profiles to the task lists.
+type personOf struct{ *participant.Profiles }
+
+// Site implements task.People.
+func (p personOf) Site(ctx context.Context, id int64) (study, site int64, err error) {
+	profile, err := p.Get(ctx, id)
+	if err != nil {
+		return 0, 0, err
+	}
+	return profile.Study, profile.Site, nil
+}

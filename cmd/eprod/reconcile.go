@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/eprod/eprod/internal/kafka"
+	"github.com/eprod/eprod/internal/submission"
+)
+
+func (p *program) reconcileCommand() *cobra.Command {
+	var asJSON bool
+	var since time.Duration
+	cmd := &cobra.Command{
+		Use:   "reconcile",
+		Short: "Prove that everything accepted is stored, quarantined or kept as a conflict",
+		Long: "Reads the log back and looks for each record's row, per hour and study. Exit code 0 means that nothing is missing;\n" +
+			"records that the processor has not reached yet are pending, not missing.",
+		Args: cobra.NoArgs,
+	}
+	cmd.RunE = p.withStores(func(cmd *cobra.Command, s *stores) error {
+		balances, err := s.reconcile(cmd.Context(), since)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			err = json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"balances": balances})
+		} else {
+			err = printBalances(cmd, balances)
+		}
+		for _, b := range balances {
+			if b.Missing > 0 {
+				return errors.Join(err, fmt.Errorf("%d records of study %d in the hour of %s are missing", b.Missing, b.Study, b.Hour.Format(time.RFC3339)))
+			}
+		}
+		return err
+	})
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().DurationVar(&since, "since", 0, "only records of this long ago and younger, such as 24h; the whole log without it")
+	return cmd
+}
+
+func printBalances(cmd *cobra.Command, balances []submission.Balance) error {
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "hour (UTC)\tstudy\taccepted\tstored\tquarantined\tconflict\tduplicate\tpending\tmissing\t")
+	for _, b := range balances {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", b.Hour.Format("2006-01-02 15h"), b.Study, b.Accepted, b.Stored, b.Quarantined, b.Conflict, b.Duplicate, b.Pending, b.Missing)
+	}
+	return w.Flush()
+}
+
+func (s *stores) reconcile(ctx context.Context, since time.Duration) ([]submission.Balance, error) {
+	r := submission.Reconciler{Shards: s.shards, Log: loggedRecords{s, since}}
+	return r.Run(ctx)
+}
+
+// loggedRecords reads the topic of submissions.
+type loggedRecords struct {
+	*stores
+	since time.Duration
+}
+
+// Scan implements submission.Log.
+func (l loggedRecords) Scan(ctx context.Context, fn func(kafka.Message) error) error {
+	var from time.Time
+	if l.since > 0 {
+		from = time.Now().Add(-l.since)
+	}
+	return kafka.Scan(ctx, l.kafka, l.dial, submission.Topic, from, fn)
+}
+
+// Committed implements submission.Log.
+func (l loggedRecords) Committed(ctx context.Context) (map[int32]int64, error) {
+	return kafka.Committed(ctx, l.kafka, l.dial, processorGroup, submission.Topic)
+}

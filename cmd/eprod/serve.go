@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/eprod/eprod/internal/auth"
+	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/idgen"
+	"github.com/eprod/eprod/internal/ingest"
+	"github.com/eprod/eprod/internal/kafka"
+	"github.com/eprod/eprod/internal/limit"
+	"github.com/eprod/eprod/internal/outbox"
+	"github.com/eprod/eprod/internal/processor"
+	"github.com/eprod/eprod/internal/submission"
+	"github.com/eprod/eprod/internal/web"
+)
+
+// part is something that runs for the life of the process: a blocking call that returns when it has drained.
+type part struct {
+	name  string
+	roles []string
+	// stage orders the stop: the parts of a stage are told to stop when those of the stages before have ended.
+	stage int
+	run   func(ctx context.Context) error
+}
+
+// The stages of stopping, first to last.
+const (
+	stageIntake  = iota // takes work in: listener, consumer, spool relay
+	stageRelay          // hands on what the work left: outbox, shared receipts
+	stageProduce        // what the others send through
+	stageStores         // what everything stands on, and what tells operators that it stands
+)
+
+const (
+	roleAPI       = "api"
+	roleProcessor = "processor"
+	roleAll       = "all"
+)
+
+// server is a process in its roles.
+type server struct {
+	*app
+	web      *web.Server
+	ops      *web.Ops
+	producer *kafka.Producer
+	breaker  *limit.Breaker
+	door     *ingest.Service
+	relays   outbox.Relays
+}
+
+// parts is the table of what runs in which role. Adding a consumer is adding a line.
+func (s *server) parts() []part {
+	api, both := []string{roleAPI}, []string{roleAPI, roleProcessor}
+	return []part{
+		{"public listener", api, stageIntake, s.web.Run},
+		{"spool relay", api, stageIntake, s.spoolRelay().Run},
+		{"processor", []string{roleProcessor}, stageIntake, s.consume},
+		{"outbox relay", []string{roleProcessor}, stageRelay, s.relays.Run},
+		{"shared receipts", api, stageRelay, s.memory.Run},
+		{"producer", both, stageProduce, s.producer.Run},
+		{"embedded stores", both, stageStores, s.embeddedStores},
+		{"operators' listener", both, stageStores, s.ops.Run},
+	}
+}
+
+// serve runs the process until ctx ends and returns when everything has drained. Problems of the start are reported before
+// anything is taken in.
+func serve(ctx context.Context, c *Config, out, logTo io.Writer) error {
+	log := newLogger(logTo, c)
+	st, err := openStores(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	err = func() error {
+		if err := st.prepare(ctx); err != nil {
+			return err
+		}
+		a, err := newApp(ctx, st)
+		if err != nil {
+			return err
+		}
+		return errors.Join(runServer(ctx, a, out), a.close())
+	}()
+	return errors.Join(err, st.close())
+}
+
+// prepare migrates embedded databases, whose only program this is, and checks the schema of real ones.
+func (s *stores) prepare(ctx context.Context) error {
+	if s.embedded != nil {
+		return s.migrate(ctx)
+	}
+	if err := s.schema(ctx); err != nil {
+		return err
+	}
+	if err := s.topics(ctx); err != nil {
+		// The log may be away while the process starts: intake has the spool.
+		s.log.WarnContext(ctx, "topics could not be checked", "error", err)
+	}
+	return nil
+}
+
+func runServer(ctx context.Context, a *app, out io.Writer) error {
+	s := &server{app: a, producer: kafka.NewProducer(a.kafka, a.dial, a.log)}
+	if err := s.build(ctx); err != nil {
+		return err
+	}
+	if err := errors.Join(s.web.Listen(ctx), s.ops.Listen(ctx)); err != nil {
+		return err
+	}
+	if err := s.welcome(ctx, out); err != nil {
+		return err
+	}
+	s.log.InfoContext(ctx, "ready", "role", s.config.Role, "stores", s.config.stores(), "api", s.apiAddress(), "ops", "http://"+s.ops.Addr(), "version", version())
+	err := runParts(ctx, s.log, s.config.Role, s.parts())
+	s.log.InfoContext(context.WithoutCancel(ctx), "stopped")
+	return err
+}
+
+func (s *server) apiAddress() string {
+	if s.config.Role == roleProcessor {
+		return ""
+	}
+	return "http://" + s.web.Addr()
+}
+
+// build makes the doors and joins everything to them.
+func (s *server) build(ctx context.Context) error {
+	c := s.config
+	var err error
+	s.web, err = web.New(c.HTTP, web.Deps{Log: s.log, Metrics: s.metrics.HTTP, Version: version()})
+	if err != nil {
+		return err
+	}
+	s.ops = web.NewOps(c.HTTP, web.OpsDeps{Ready: s.ready, Registry: s.metrics.Registry, Version: version(), Log: s.log})
+	for _, d := range s.shards.All() {
+		s.relays = append(s.relays, outbox.NewRelay(d, s.producer, s.kafka.Partitions, c.Outbox, s.log))
+	}
+	const name = "the intake log"
+	s.metrics.Health.Breaker("log", string(limit.Closed))
+	s.breaker = limit.NewBreaker(name, c.Ingest.Breaker, func(_ string, from, to limit.State) {
+		s.metrics.Health.Breaker("log", string(to))
+		s.log.WarnContext(ctx, "breaker of the log", "from", string(from), "to", string(to))
+	})
+	s.door, err = ingest.New(c.Ingest, ingest.Parts{Catalog: s.catalog, People: s.profiles, Engine: s.engine, Log: s.producer, Breaker: s.breaker,
+		Records: s.submissions, IDs: s.ids, Memory: s.memory, Intake: s.keyring.Intake(), Partitions: s.kafka.Partitions, Now: time.Now,
+		Meter: s.metrics.Intake, Logger: s.log})
+	if err != nil {
+		return err
+	}
+	return s.routes()
+}
+
+func (s *server) routes() error {
+	c := s.config
+	s.web.Gin().Use(auth.Middleware(s.signer))
+	api := s.web.API()
+	slots := limit.NewInFlight(c.Ingest.MaxInFlight)
+	if err := s.metrics.Health.InFlight(slots.Count, slots.Refused); err != nil {
+		return err
+	}
+	(&ingest.Door{Service: s.door, Slots: slots}).Routes(s.web.Gin(), api)
+	submission.Routes(api, &submission.Service{Store: s.submissions, Participants: s.profiles, Recent: s.door, Intake: s.keyring.Intake(), Guard: s.guard})
+	bucket, err := limit.NewBuckets(c.Questionnaire.Route, time.Now)
+	if err != nil {
+		return err
+	}
+	s.studies.Routes(api)
+	s.studies.QuestionnaireRoutes(api, bucket, callerKey)
+	s.participants.Routes(s.web)
+	s.users.Routes(s.web)
+	s.tasks.Routes(api)
+	idgen.Routes(s.web, s.ids, func(gc *gin.Context) error {
+		_, err := s.guard.Global(gc.Request.Context(), auth.IDIssue)
+		return err
+	})
+	return nil
+}
+
+// callerKey is what a bucket is kept for: the account.
+func callerKey(ctx context.Context) string {
+	p, ok := auth.From(ctx)
+	if !ok {
+		return "anonymous"
+	}
+	return string(p.Kind) + strconv.FormatInt(p.ID, 36)
+}
+
+// ready reports whether this process can durably accept: it is not stopping, and the log takes records or a shard answers.
+func (s *server) ready(ctx context.Context) error {
+	if s.config.Role == roleProcessor {
+		return s.meta.Ping(ctx)
+	}
+	if s.web.Draining() {
+		return errors.New("stopping")
+	}
+	if s.breaker.State() == limit.Closed {
+		return nil
+	}
+	return s.shards.Each(ctx, func(ctx context.Context, d *db.DB) error { return d.Ping(ctx) })
+}
+
+func (s *server) spoolRelay() *ingest.SpoolRelay {
+	return &ingest.SpoolRelay{Shards: s.shards, Log: s.producer, Partitions: s.kafka.Partitions, Config: s.config.Ingest, Logger: s.log}
+}
+
+// processorGroup is the consumer group of the processor.
+const processorGroup = "processor"
+
+func (s *server) consume(ctx context.Context) error {
+	relayOf := make(map[*db.DB]*outbox.Relay)
+	for i, d := range s.shards.All() {
+		relayOf[d] = s.relays[i]
+	}
+	p := processor.New(s.config.Processor, processor.Parts{Catalog: s.catalog, People: s.profiles, Engine: s.engine, Shards: s.shards,
+		Intake: s.keyring.Intake(), IDs: s.ids, Now: time.Now, Meter: s.metrics.Process, Logger: s.log,
+		Committed: func(d *db.DB) { relayOf[d].Notify() }})
+	cc := kafka.DefaultConsumerConfig(processorGroup, submission.Topic)
+	cc.MaxRows, cc.MaxBytes = s.config.Processor.MaxRows, s.config.Processor.MaxBytes
+	cc.Progress = s.metrics.Health.Lag
+	cc.Failing = func(topic string, partition int32, err error) {
+		s.log.WarnContext(ctx, "a batch waits", "topic", topic, "partition", partition, "error", err)
+	}
+	return kafka.Consume(ctx, s.kafka, s.dial, cc, p.Handle, s.log)
+}
+
+func (s *server) embeddedStores(ctx context.Context) error {
+	if s.embedded == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return s.embedded.Run(ctx)
+}
+
+// runParts runs a role's parts until ctx ends or one of them fails, then stops stage after stage and returns all errors.
+func runParts(ctx context.Context, log *slog.Logger, role string, parts []part) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	type stage struct {
+		stop    context.CancelFunc
+		running sync.WaitGroup
+	}
+	stages := make([]stage, stageStores+1)
+	problems := make(chan error, len(parts))
+	for i := range stages {
+		running, stop := context.WithCancel(context.WithoutCancel(ctx))
+		defer stop()
+		stages[i].stop = stop
+		for _, p := range parts {
+			if p.stage != i || role != roleAll && !slices.Contains(p.roles, role) {
+				continue
+			}
+			stages[i].running.Go(func() {
+				err := p.run(running)
+				if err != nil {
+					err = fmt.Errorf("%s: %w", p.name, err)
+					problems <- err
+				}
+				if running.Err() == nil { // it ended by itself
+					fail(errors.Join(errors.New(p.name+" ended"), err))
+				}
+			})
+		}
+	}
+	<-ctx.Done()
+	log.InfoContext(context.WithoutCancel(ctx), "stopping", "cause", context.Cause(ctx).Error())
+	for i := range stages {
+		stages[i].stop()
+		stages[i].running.Wait()
+	}
+	close(problems)
+	var all []error
+	for err := range problems {
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
