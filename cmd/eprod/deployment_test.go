@@ -149,17 +149,21 @@ func (p *process) follow(stderr io.Reader, ready chan<- struct{}) {
 	lines := bufio.NewScanner(stderr)
 	lines.Buffer(make([]byte, 64<<10), 1<<20)
 	for lines.Scan() {
-		p.mu.Lock()
-		p.log.Write(append(lines.Bytes(), '\n'))
-		p.mu.Unlock()
 		var line struct {
 			Message string `json:"message"`
+			Status  int    `json:"http.response.status_code"`
 			API     string `json:"api"`
 			Ops     string `json:"ops"`
 		}
-		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Message == "ready" {
+		err := json.Unmarshal(lines.Bytes(), &line)
+		if err == nil && line.Message == "ready" {
 			p.api, p.ops = line.API, line.Ops
 			close(ready)
+		}
+		if err != nil || line.Message != "request" || line.Status >= 500 {
+			p.mu.Lock()
+			p.log.Write(append(lines.Bytes(), '\n'))
+			p.mu.Unlock()
 		}
 	}
 	p.err = p.cmd.Wait()

@@ -81,7 +81,7 @@ func newTrial(t *testing.T, d *deployment, n int, rules []string, bases ...strin
 	tr.design(t, rules)
 	tr.enrol(t, n)
 	began := time.Now()
-	tr.each(t, func(ctx context.Context, i int, p *person) error { return tr.signIn(ctx, i, p) })
+	tr.over(t, 64, tr.people, func(ctx context.Context, i int, p *person) error { return tr.signIn(ctx, i, p) })
 	t.Logf("%d participants signed in and their tasks listed in %v", n, time.Since(began).Round(time.Millisecond))
 	return tr
 }
@@ -159,10 +159,16 @@ func (tr *trial) each(t *testing.T, fn func(ctx context.Context, i int, p *perso
 
 func (tr *trial) eachOf(t *testing.T, people []*person, fn func(ctx context.Context, i int, p *person) error) {
 	t.Helper()
+	tr.over(t, 400, people, fn)
+}
+
+// over runs fn for every participant, so many at once.
+func (tr *trial) over(t *testing.T, connections int, people []*person, fn func(ctx context.Context, i int, p *person) error) {
+	t.Helper()
 	var next atomic.Int64
 	var first atomic.Pointer[error]
 	var workers sync.WaitGroup
-	for range min(400, len(people)) {
+	for range min(connections, len(people)) {
 		workers.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1

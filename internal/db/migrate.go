@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -92,7 +93,7 @@ func provider(d *DB, set string, locked bool) (*goose.Provider, error) {
 	if d.Dialect == MySQL {
 		dialect = goose.DialectMySQL
 		if locked {
-			locker, err := lock.NewMySQLTableLocker()
+			locker, err := lock.NewMySQLTableLocker(lock.WithTableLockTimeout(500*time.Millisecond, 120))
 			if err != nil {
 				return nil, fmt.Errorf("schema lock: %w", err)
 			}

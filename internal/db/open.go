@@ -21,9 +21,9 @@ func OpenMySQL(_ context.Context, name, dsn string, config Config, log *slog.Log
 		return nil, fmt.Errorf("database %s: the DSN must look like user:password@tcp(host:3306)/name", name)
 	}
 	c.Timeout, c.ReadTimeout, c.WriteTimeout = config.DialTimeout, config.ReadTimeout, config.WriteTimeout
-	c.RejectReadOnly = true  // after a fail-over, leave the old primary at once
-	c.ClientFoundRows = true // an UPDATE that changes nothing still found its row
-	c.ParseTime, c.Loc = false, time.UTC
+	c.RejectReadOnly = true             // after a fail-over, leave the old primary at once
+	c.ClientFoundRows = true            // an UPDATE that changes nothing still found its row
+	c.ParseTime, c.Loc = true, time.UTC // only the lock of the migrations has times; instants are integers
 	c.Collation = "utf8mb4_0900_bin"
 	c.InterpolateParams = false
 	c.MultiStatements = false
