@@ -91,27 +91,52 @@ func Committed(ctx context.Context, c Config, dial Dial, group, topic string) (m
 		if err != nil {
 			return err
 		}
-		found, err := admin.ListConsumerGroupOffsets(c.Prefix+group, map[string][]int32{c.Prefix + topic: wanted})
+		found, err := standing(admin, c.Prefix+group, map[string][]int32{c.Prefix + topic: wanted})
 		if err != nil {
 			return err
 		}
-		if found.Err != sarama.ErrNoError {
-			return found.Err
-		}
 		for _, p := range wanted {
-			out[p] = 0
-			block := found.GetBlock(c.Prefix+topic, p)
-			if block == nil {
-				continue
-			}
-			if block.Err != sarama.ErrNoError {
-				return block.Err
-			}
-			out[p] = max(0, block.Offset)
+			out[p] = max(0, found[place{c.Prefix + topic, p}])
 		}
 		return nil
 	})
 	return out, err
+}
+
+// place is one partition of a topic, by its name in the cluster.
+type place struct {
+	topic     string
+	partition int32
+}
+
+// standing returns the committed offset of a group in each wanted place; where it has none the place is absent.
+func standing(admin sarama.ClusterAdmin, group string, wanted map[string][]int32) (map[place]int64, error) {
+	found, err := admin.ListConsumerGroupOffsets(group, wanted)
+	if err == nil && found.Err != sarama.ErrNoError {
+		err = found.Err
+	}
+	if errors.Is(err, sarama.ErrGroupIDNotFound) {
+		return nil, nil // nobody has consumed yet
+	}
+	if err != nil {
+		return nil, fmt.Errorf("offsets of group %s: %w", group, err)
+	}
+	out := map[place]int64{}
+	for topic, list := range wanted {
+		for _, p := range list {
+			block := found.GetBlock(topic, p)
+			if block == nil {
+				continue
+			}
+			if block.Err != sarama.ErrNoError {
+				return nil, fmt.Errorf("offset of group %s in %s/%d: %w", group, topic, p, block.Err)
+			}
+			if block.Offset >= 0 {
+				out[place{topic, p}] = block.Offset
+			}
+		}
+	}
+	return out, nil
 }
 
 // Ends returns, per partition of a topic, the offset that the next record gets.

@@ -20,6 +20,7 @@ func Scan(ctx context.Context, c Config, dial Dial, topic string, from time.Time
 	s := settings(life, c, dial, "scan")
 	s.Consumer.Return.Errors = true
 	s.Consumer.Fetch.Default = 4 << 20
+	s.Consumer.MaxWaitTime = 20 * time.Millisecond // there is something until the end; the last fetch has nothing to wait for
 	client, err := sarama.NewClient(c.Brokers, s)
 	if err != nil {
 		return away(ctx, err)
