@@ -56,6 +56,7 @@ type server struct {
 	producer *kafka.Producer
 	breaker  *limit.Breaker
 	door     *ingest.Service
+	spool    *submission.Spool
 	relays   outbox.Relays
 }
 
@@ -67,6 +68,7 @@ func (s *server) parts() []part {
 		{"spool relay", api, stageIntake, s.spoolRelay().Run},
 		{"processor", []string{roleProcessor}, stageIntake, s.consume},
 		{"outbox relay", []string{roleProcessor}, stageRelay, s.relays.Run},
+		{"spool", api, stageRelay, s.spool.Run},
 		{"shared receipts", api, stageRelay, s.memory.Run},
 		{"producer", both, stageProduce, s.producer.Run},
 		{"embedded stores", both, stageStores, s.embeddedStores},
@@ -111,7 +113,7 @@ func (s *stores) prepare(ctx context.Context) error {
 }
 
 func runServer(ctx context.Context, a *app, out io.Writer) error {
-	s := &server{app: a, producer: kafka.NewProducer(a.kafka, a.dial, a.log)}
+	s := &server{app: a, spool: submission.NewSpool(a.shards), producer: kafka.NewProducer(a.kafka, a.dial, a.log)}
 	if err := s.build(ctx); err != nil {
 		return err
 	}
@@ -153,7 +155,7 @@ func (s *server) build(ctx context.Context) error {
 		s.log.WarnContext(ctx, "breaker of the log", "from", string(from), "to", string(to))
 	})
 	s.door, err = ingest.New(c.Ingest, ingest.Parts{Catalog: s.catalog, People: s.profiles, Engine: s.engine, Log: s.producer, Breaker: s.breaker,
-		Records: s.submissions, IDs: s.ids, Memory: s.memory, Intake: s.keyring.Intake(), Partitions: s.kafka.Partitions, Now: time.Now,
+		Spool: s.spool, Records: s.submissions, IDs: s.ids, Memory: s.memory, Intake: s.keyring.Intake(), Partitions: s.kafka.Partitions, Now: time.Now,
 		Meter: s.metrics.Intake, Logger: s.log})
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -35,7 +36,11 @@ func OpenMySQL(_ context.Context, name, dsn string, config Config, log *slog.Log
 	c.Logger = quietDriver{}
 	// The version is not asked for, since that would need the server; RETURNING, which it would switch on for some
 	// servers, must stay off, so that all run the same SQL.
-	dialector := mysql.New(mysql.Config{DSNConfig: c, DSN: c.FormatDSN(), SkipInitializeWithVersion: true, DisableWithReturning: true})
+	connector, err := driver.NewConnector(c)
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", name, err)
+	}
+	dialector := mysql.New(mysql.Config{Conn: sql.OpenDB(connector), DSNConfig: c, SkipInitializeWithVersion: true, DisableWithReturning: true})
 	return open(name, MySQL, dialector, config, log)
 }
 

@@ -44,9 +44,13 @@ type Guarded interface {
 	Do(ctx context.Context, call func(ctx context.Context) error) error
 }
 
-// Records is what the shards know: the spool, and what became of earlier submissions.
+// Spool makes a record durable on its participant's shard: nil means committed, an error means "unknown".
+type Spool interface {
+	Add(ctx context.Context, r *submission.Record) error
+}
+
+// Records is what the shards know of earlier submissions.
 type Records interface {
-	Spool(ctx context.Context, r *submission.Record) error
 	Receipt(ctx context.Context, participant int64, id uuid.UUID) (submission.Receipt, error)
 }
 
@@ -74,6 +78,7 @@ type Parts struct {
 	Engine     *task.Engine
 	Log        Log
 	Breaker    Guarded
+	Spool      Spool
 	Records    Records
 	IDs        IDs
 	Memory     Memory
@@ -262,7 +267,7 @@ func (s *Service) keep(ctx context.Context, r *submission.Record) (submission.Re
 		}
 		spooling, cancel := context.WithTimeout(ctx, s.config.SpoolTimeout)
 		defer cancel()
-		if spoolErr := s.Records.Spool(spooling, r); spoolErr != nil {
+		if spoolErr := s.Spool.Add(spooling, r); spoolErr != nil {
 			s.Logger.ErrorContext(ctx, "neither log nor spool took a submission", "submission.id", r.ID, "error", errors.Join(err, spoolErr))
 			return submission.Receipt{}, errs.Away("storage for submissions", errors.Join(err, spoolErr))
 		}

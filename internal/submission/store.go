@@ -90,16 +90,6 @@ func InsertQuarantine(tx *gorm.DB, waiting []Quarantine) error {
 	return db.Insert(tx, "quarantine", quarantineColumns, rows)
 }
 
-// Spool makes a record durable on the participant's shard while the log cannot take it. When it returns nil the record is
-// committed; the relay hands it to the log later.
-func (s *Store) Spool(ctx context.Context, r *Record) error {
-	err := s.Shards.For(r.Participant).Tx(ctx, func(tx *gorm.DB) error {
-		return db.Insert(tx, "spool", spoolColumns, [][]any{{r.ID, r.Participant, r.Study, r.Task, r.Submission[:], r.SHA256[:],
-			db.Micros(r.ReceivedAt), r.Source, int(r.Key), r.Sealed}})
-	})
-	return db.Error("spool", err)
-}
-
 // Relay claims up to limit spooled records of one shard, hands them to send and deletes them, all in one transaction: a
 // failure of send, or of the commit, leaves them for the next call. It returns how many were sent. Several processes may
 // relay one shard: each row is claimed by one of them.
