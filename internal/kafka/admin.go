@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/IBM/sarama"
 
@@ -18,9 +19,14 @@ type Topic struct {
 }
 
 // EnsureTopics makes what is missing, with the configured partitions and replication. A topic that exists is left as it
-// is, and refused where its place of a participant or its durability would be another than the configuration says.
+// is, and refused where its place of a participant or its durability would be another than the configuration says. After
+// nil every topic takes records.
 func EnsureTopics(ctx context.Context, c Config, dial Dial, topics []Topic) error {
-	return administer(ctx, c, dial, func(admin sarama.ClusterAdmin) error {
+	return connected(ctx, c, dial, func(client sarama.Client) error {
+		admin, err := sarama.NewClusterAdminFromClient(client)
+		if err != nil {
+			return err
+		}
 		existing, err := admin.ListTopics()
 		if err != nil {
 			return err
@@ -31,6 +37,9 @@ func EnsureTopics(ctx context.Context, c Config, dial Dial, topics []Topic) erro
 				err = suits(admin, c, name, have)
 			} else {
 				err = create(admin, c, name, t.Config)
+			}
+			for p := 0; p < c.Partitions && err == nil; p++ {
+				_, err = offset(ctx, client, name, int32(p), sarama.OffsetNewest)
 			}
 			if err != nil {
 				return err
@@ -86,8 +95,12 @@ func create(admin sarama.ClusterAdmin, c Config, name string, config map[string]
 // Committed returns, per partition of a topic, the offset up to which the group has finished (0 where it has not begun).
 func Committed(ctx context.Context, c Config, dial Dial, group, topic string) (map[int32]int64, error) {
 	out := map[int32]int64{}
-	err := administer(ctx, c, dial, func(admin sarama.ClusterAdmin) error {
-		wanted, err := partitions(admin, c.Prefix+topic)
+	err := connected(ctx, c, dial, func(client sarama.Client) error {
+		wanted, err := client.Partitions(c.Prefix + topic)
+		if err != nil {
+			return fmt.Errorf("partitions of %s: %w", c.Prefix+topic, err)
+		}
+		admin, err := sarama.NewClusterAdminFromClient(client)
 		if err != nil {
 			return err
 		}
@@ -145,10 +158,10 @@ func Ends(ctx context.Context, c Config, dial Dial, topic string) (map[int32]int
 	err := connected(ctx, c, dial, func(client sarama.Client) error {
 		wanted, err := client.Partitions(c.Prefix + topic)
 		if err != nil {
-			return err
+			return fmt.Errorf("partitions of %s: %w", c.Prefix+topic, err)
 		}
 		for _, p := range wanted {
-			if out[p], err = client.GetOffset(c.Prefix+topic, p, sarama.OffsetNewest); err != nil {
+			if out[p], err = offset(ctx, client, c.Prefix+topic, p, sarama.OffsetNewest); err != nil {
 				return err
 			}
 		}
@@ -157,32 +170,20 @@ func Ends(ctx context.Context, c Config, dial Dial, topic string) (map[int32]int
 	return out, err
 }
 
-func partitions(admin sarama.ClusterAdmin, name string) ([]int32, error) {
-	described, err := admin.DescribeTopics([]string{name})
-	if err != nil {
-		return nil, err
+// offset asks for an offset of a partition, and again while the partition has no leader: just made, or just moved.
+func offset(ctx context.Context, client sarama.Client, topic string, partition int32, at int64) (int64, error) {
+	const times, apart = 50, 200 * time.Millisecond
+	for n := 1; ; n++ {
+		got, err := client.GetOffset(topic, partition, at)
+		moving := errors.Is(err, sarama.ErrNotLeaderForPartition) || errors.Is(err, sarama.ErrLeaderNotAvailable) || errors.Is(err, sarama.ErrUnknownTopicOrPartition)
+		if err == nil {
+			return got, nil
+		}
+		if !moving || n == times || !pause(ctx, apart) {
+			return 0, fmt.Errorf("offset of %s/%d: %w", topic, partition, err)
+		}
+		_ = client.RefreshMetadata(topic) // the next try tells
 	}
-	var out []int32
-	for _, t := range described {
-		if t.Err != sarama.ErrNoError {
-			return nil, fmt.Errorf("describe topic %s: %w", name, t.Err)
-		}
-		for _, p := range t.Partitions {
-			out = append(out, p.ID)
-		}
-	}
-	return out, nil
-}
-
-// administer runs do with an administrator's client of its own; its waits for brokers end with ctx.
-func administer(ctx context.Context, c Config, dial Dial, do func(sarama.ClusterAdmin) error) error {
-	return connected(ctx, c, dial, func(client sarama.Client) error {
-		admin, err := sarama.NewClusterAdminFromClient(client)
-		if err != nil {
-			return err
-		}
-		return do(admin)
-	})
 }
 
 // connected runs do with a client of its own; its waits for brokers end with ctx.

@@ -104,31 +104,31 @@ func (g *group) Setup(session sarama.ConsumerGroupSession) error {
 	for topic, partitions := range claims {
 		kept := make([]int32, 0, len(partitions))
 		for _, p := range partitions {
-			offset, begun := stands[place{topic, p}]
+			at, begun := stands[place{topic, p}]
 			if !begun { // it starts at the oldest record
 				kept = append(kept, p)
 				continue
 			}
-			oldest, newest, err := g.extent(topic, p)
+			oldest, newest, err := g.extent(session.Context(), topic, p)
 			if err != nil {
 				return fmt.Errorf("check the group's offsets: %w", err)
 			}
-			if offset >= oldest && offset <= newest {
+			if at >= oldest && at <= newest {
 				kept = append(kept, p)
 				continue
 			}
-			g.lost(session.Context(), topic, p, offset, oldest, newest)
+			g.lost(session.Context(), topic, p, at, oldest, newest)
 		}
 		claims[topic] = kept
 	}
 	return nil
 }
 
-func (g *group) extent(topic string, partition int32) (oldest, newest int64, err error) {
-	if oldest, err = g.client.GetOffset(topic, partition, sarama.OffsetOldest); err != nil {
+func (g *group) extent(ctx context.Context, topic string, partition int32) (oldest, newest int64, err error) {
+	if oldest, err = offset(ctx, g.client, topic, partition, sarama.OffsetOldest); err != nil {
 		return 0, 0, err
 	}
-	newest, err = g.client.GetOffset(topic, partition, sarama.OffsetNewest)
+	newest, err = offset(ctx, g.client, topic, partition, sarama.OffsetNewest)
 	return oldest, newest, err
 }
 

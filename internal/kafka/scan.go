@@ -37,9 +37,9 @@ func Scan(ctx context.Context, c Config, dial Dial, topic string, from time.Time
 	}
 	defer quietly(consumer)
 	for _, p := range wanted {
-		start, end, err := bounds(client, name, p, from)
+		start, end, err := bounds(ctx, client, name, p, from)
 		if err != nil {
-			return away(ctx, fmt.Errorf("offsets of %s/%d: %w", name, p, err))
+			return away(ctx, err)
 		}
 		if start >= end {
 			continue
@@ -97,15 +97,15 @@ func closed() error {
 }
 
 // bounds returns the first offset to read and the one to stop before.
-func bounds(client sarama.Client, name string, p int32, from time.Time) (start, end int64, err error) {
-	if end, err = client.GetOffset(name, p, sarama.OffsetNewest); err != nil {
+func bounds(ctx context.Context, client sarama.Client, name string, p int32, from time.Time) (start, end int64, err error) {
+	if end, err = offset(ctx, client, name, p, sarama.OffsetNewest); err != nil {
 		return 0, 0, err
 	}
 	at := sarama.OffsetOldest
 	if !from.IsZero() {
 		at = from.UnixMilli()
 	}
-	if start, err = client.GetOffset(name, p, at); err != nil {
+	if start, err = offset(ctx, client, name, p, at); err != nil {
 		return 0, 0, err
 	}
 	if start < 0 { // nothing is as young as from
