@@ -40,8 +40,8 @@ var contexts = map[string][]string{
 var owners = map[string]struct{ packages, files []string }{
 	"github.com/IBM/sarama":         {packages: []string{"kafka"}},
 	"github.com/redis/go-redis/v9":  {packages: []string{"cache", "lock", "idgen", "limit", "cmd/eprod"}},
-	"github.com/gin-gonic/gin":      {packages: []string{"web", "auth"}, files: []string{"http.go"}},
-	"gorm.io/gorm":                  {packages: []string{"db", "outbox", "audit"}, files: []string{"store*.go", "service.go"}},
+	"github.com/gin-gonic/gin":      {packages: []string{"web", "auth"}, files: []string{"http*.go"}},
+	"gorm.io/gorm":                  {packages: []string{"db", "outbox", "audit"}, files: []string{"store*.go"}},
 	"github.com/sony/gobreaker/v2":  {packages: []string{"limit"}},
 	"golang.org/x/time/rate":        {packages: []string{"limit"}},
 	"github.com/golang-jwt/jwt/v5":  {packages: []string{"auth"}},

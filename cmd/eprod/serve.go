@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gin-gonic/gin"
-
 	"github.com/eprod/eprod/internal/auth"
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/idgen"
@@ -182,8 +180,8 @@ func (s *server) routes() error {
 	s.participants.Routes(s.web)
 	s.users.Routes(s.web)
 	s.tasks.Routes(api)
-	idgen.Routes(s.web, s.ids, func(gc *gin.Context) error {
-		_, err := s.guard.Global(gc.Request.Context(), auth.IDIssue)
+	idgen.Routes(s.web, s.ids, func(ctx context.Context) error {
+		_, err := s.guard.Global(ctx, auth.IDIssue)
 		return err
 	})
 	return nil

@@ -1,6 +1,7 @@
 package idgen
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 
@@ -15,10 +16,10 @@ import (
 const maxIDs = 1000
 
 // Routes adds GET /api/id/get. Authorize refuses everyone but services and administrators; it is called on every request.
-func Routes(s *web.Server, gen *Snowflake, authorize func(*gin.Context) error) {
+func Routes(s *web.Server, gen *Snowflake, authorize func(context.Context) error) {
 	const path = "/api/id/get"
 	s.Gin().GET(path, func(c *gin.Context) {
-		if err := authorize(c); err != nil {
+		if err := authorize(c.Request.Context()); err != nil {
 			web.WriteProblem(c, err)
 			return
 		}

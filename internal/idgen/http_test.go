@@ -1,6 +1,7 @@
 package idgen_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http/httptest"
@@ -20,8 +21,12 @@ func TestGet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	idgen.Routes(s, fixed(t, idgen.Refuse, nil), func(c *gin.Context) error {
-		if c.GetHeader("Authorization") == "" {
+	type caller struct{}
+	s.Gin().Use(func(c *gin.Context) {
+		c.Request = c.Request.WithContext(context.WithValue(c.Request.Context(), caller{}, c.GetHeader("Authorization")))
+	})
+	idgen.Routes(s, fixed(t, idgen.Refuse, nil), func(ctx context.Context) error {
+		if ctx.Value(caller{}) == "" {
 			return errs.NoCredentials("send a bearer token")
 		}
 		return nil

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	yamlv3 "gopkg.in/yaml.v3"
+)
+
+const shipped = "../../config.yaml"
+
+// TestShippedConfig: config.yaml has every key, with the built-in value, and says of each what it is.
+func TestShippedConfig(t *testing.T) {
+	content, err := os.ReadFile(shipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c Config
+	if err := load(&c, sources{file: content, name: "config.yaml"}); err != nil {
+		t.Fatal(err)
+	}
+	want := defaultConfig()
+	for _, list := range []*[]string{&want.HTTP.TrustedProxies, &want.Kafka.Brokers} {
+		*list = []string{}
+	}
+	want.Database.Shards = []ShardConfig{}
+	if diff := cmp.Diff(want, c); diff != "" {
+		t.Errorf("built-in values (-) and config.yaml (+) differ:\n%s", diff)
+	}
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+	documented := documentedKeys(t, content)
+	for key := range leaves(reflect.TypeFor[Config]()) {
+		comment, ok := documented[key]
+		switch {
+		case !ok:
+			t.Errorf("config.yaml lacks %s", key)
+		case len(comment) < 10:
+			t.Errorf("config.yaml does not say what %s is", key)
+		}
+	}
+}
+
+// documentedKeys returns the comment above each key of a YAML file.
+func documentedKeys(t *testing.T, content []byte) map[string]string {
+	t.Helper()
+	var root yamlv3.Node
+	if err := yamlv3.Unmarshal(content, &root); err != nil {
+		t.Fatal(err)
+	}
+	found := make(map[string]string)
+	var walk func(n *yamlv3.Node, prefix string)
+	walk = func(n *yamlv3.Node, prefix string) {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, value := n.Content[i], n.Content[i+1]
+			if value.Kind == yamlv3.MappingNode {
+				walk(value, prefix+key.Value+".")
+				continue
+			}
+			found[prefix+key.Value] = key.HeadComment
+		}
+	}
+	walk(root.Content[0], "")
+	return found
+}
+
+// TestBadConfig: every problem is named at once, with its key and what would be right.
+func TestBadConfig(t *testing.T) {
+	cases := []struct {
+		name, file string
+		env        []string
+		want       []string
+	}{
+		{"UnknownKey", "http:\n  lisen: :80\n", nil, []string{"config.yaml: http.lisen: unknown key", "http has"}},
+		{"MovedKey", "listen: :80\n", nil, []string{"listen: unknown key, perhaps http.listen"}},
+		{"UnknownEnv", "", []string{"EPROD_HTTP__LISEN=:80"}, []string{"EPROD_HTTP__LISEN: unknown setting"}},
+		{"FileOfNoSecret", "", []string{"EPROD_HTTP__LISTEN_FILE=/x"}, []string{"EPROD_HTTP__LISTEN_FILE: unknown setting"}},
+		{"MissingSecretFile", "", []string{"EPROD_AUTH__SIGNING_KEY_FILE=/does/not/exist"}, []string{"EPROD_AUTH__SIGNING_KEY_FILE", "no such file"}},
+		{"DurationWithoutUnit", "http:\n  idleTimeout: 5\n", nil, []string{"idleTimeout", "with its unit"}},
+		{"WrongType", "kafka:\n  partitions: many\n", nil, []string{"partitions"}},
+		{"UnknownKeyInList", "database:\n  shards:\n    - {nam: a}\n", nil, []string{"nam"}},
+		{"SeveralAtOnce", "role: boss\nlog:\n  level: loud\nkafka:\n  partitions: 0\n", nil,
+			[]string{"role: \"boss\": must be", "log.level: \"loud\": must be", "kafka.partitions: 0: must be"}},
+		{"MissingSecrets", "", []string{"EPROD_DATABASE__META__DSN=u:p@tcp(h)/m", `EPROD_DATABASE__SHARDS=[{"name":"a","dsn":"u:p@tcp(h)/a","buckets":"0-255"}]`},
+			[]string{"auth.signingKey: missing", "keyring.masterKeys: missing"}},
+		{"BadSecret", "auth:\n  signingKey: short\n", nil, []string{"auth.signingKey: must be base64 of exactly 32"}},
+		{"ShardsWithoutMeta", "", []string{`EPROD_DATABASE__SHARDS=[{"name":"a","dsn":"x","buckets":"0-255"}]`}, []string{"belong together"}},
+		{"BucketsMissing", "", []string{"EPROD_DATABASE__META__DSN=x", `EPROD_DATABASE__SHARDS=[{"name":"a","dsn":"x","buckets":"0-100"}]`}, []string{"no shard holds the buckets 101"}},
+		{"RoleOnEmbedded", "role: api\n", nil, []string{"separate roles need shared stores"}},
+		{"SlowerThanThreeSeconds", "ingest:\n  spoolTimeout: 5s\n", nil, []string{"must not exceed 3s"}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			p := &program{env: c.env, flags: map[string]string{}}
+			p.configFile = filepath.Join(t.TempDir(), "config.yaml")
+			if err := os.WriteFile(p.configFile, []byte(c.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := p.config()
+			if err == nil {
+				t.Fatal("taken for good")
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q is missing in:\n%v", want, err)
+				}
+			}
+		})
+	}
+}
+
+// TestSourcesWin: flags over the environment over the file, and secrets from files without their final line break.
+func TestSourcesWin(t *testing.T) {
+	dir := t.TempDir()
+	key := filepath.Join(dir, "key")
+	if err := os.WriteFile(key, []byte("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := defaultConfig()
+	err := load(&c, sources{name: "f", file: []byte("http:\n  listen: :1\n  opsListen: 127.0.0.1:1\nlog:\n  level: warn\n"),
+		env:   []string{"EPROD_HTTP__LISTEN=:2", "EPROD_HTTP__OPS_LISTEN=127.0.0.1:2", "EPROD_KAFKA__BROKERS=a:1, b:2", "EPROD_AUTH__SIGNING_KEY_FILE=" + key, "EPROD_INGEST__BREAKER__OPEN_FOR=7s", "PATH=/bin"},
+		flags: map[string]string{"http.listen": ":3"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.HTTP.Listen != ":3" || c.HTTP.OpsListen != "127.0.0.1:2" || c.Log.Level != "warn" || c.Ingest.Breaker.OpenFor != 7*time.Second ||
+		!slices.Equal(c.Kafka.Brokers, []string{"a:1", "b:2"}) || len(c.Auth.SigningKey) != 44 {
+		t.Errorf("got %+v", c)
+	}
+	if text := c.Auth.SigningKey.String(); text != "***" {
+		t.Errorf("a secret shows itself: %s", text)
+	}
+}
