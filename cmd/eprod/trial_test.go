@@ -21,6 +21,7 @@ type trial struct {
 	study     string
 	canonical string
 	people    []*person
+	refused   atomic.Value // what the last refused submission was told
 }
 
 type person struct {
@@ -244,6 +245,7 @@ func (tr *trial) submit(ctx context.Context, base int, p *person, body []byte) (
 		if err == nil && a.Status != 503 && a.Status != 429 {
 			return a, try, nil
 		}
+		tr.refused.Store(fmt.Sprintf("%d %s %v", a.Status, a.Raw, err))
 		if time.Now().After(deadline) {
 			return a, try, fmt.Errorf("not accepted in 90 s: %d %s %w", a.Status, a.Raw, err)
 		}

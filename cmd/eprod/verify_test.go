@@ -17,10 +17,11 @@ import (
 
 // verifier reads the shards past the product and holds what it finds against what the devices know.
 type verifier struct {
-	d      *deployment
-	trial  *trial
-	shards []*sql.DB
-	stored int // responses that must be there so far
+	d         *deployment
+	trial     *trial
+	shards    []*sql.DB
+	stored    int // responses that must be there so far
+	conflicts int // bodies that must be kept aside so far
 }
 
 func newVerifier(t *testing.T, d *deployment, tr *trial) *verifier {
@@ -99,7 +100,8 @@ func (v *verifier) storedExactly(t *testing.T, r *round) {
 func (v *verifier) storedWithConflicts(t *testing.T, r *round, conflicts int) {
 	t.Helper()
 	v.stored += len(r.accepted)
-	want := rowCounts{Receipts: v.stored, Responses: v.stored, Tasks: v.stored, Audit: v.stored, Conflicts: conflicts}
+	v.conflicts += conflicts
+	want := rowCounts{Receipts: v.stored, Responses: v.stored, Tasks: v.stored, Audit: v.stored, Conflicts: v.conflicts}
 	eventually(t, 90*time.Second, func() string {
 		if got := v.rows(t); got != want {
 			return fmt.Sprintf("rows %+v, want %+v", got, want)

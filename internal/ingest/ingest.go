@@ -31,7 +31,7 @@ import (
 type Config struct {
 	MaxBodyBytes  int64         `koanf:"maxBodyBytes"`  // bytes of one submission; larger is 413 before it is read
 	MaxInFlight   int           `koanf:"maxInFlight"`   // submissions inside the server at once; more is 503 before the body is read
-	SpoolTimeout  time.Duration `koanf:"spoolTimeout"`  // wait for the spool before answering 503
+	SpoolTimeout  time.Duration `koanf:"spoolTimeout"`  // least wait for the spool before answering 503; what is left of the request is used as well
 	LookupTimeout time.Duration `koanf:"lookupTimeout"` // wait for a participant's profile or an earlier receipt
 	MaxSkew       time.Duration `koanf:"maxSkew"`       // how far in the future "authored" may lie
 	Fresh         time.Duration `koanf:"fresh"`         // answers authored longer ago are looked up as possible retries

@@ -265,7 +265,7 @@ func (s *Service) keep(ctx context.Context, r *submission.Record) (submission.Re
 		if ctx.Err() != nil {
 			return submission.Receipt{}, errs.Away("intake", ctx.Err())
 		}
-		spooling, cancel := context.WithTimeout(ctx, s.config.SpoolTimeout)
+		spooling, cancel := context.WithTimeout(ctx, s.spoolWait(ctx))
 		defer cancel()
 		if spoolErr := s.Spool.Add(spooling, r); spoolErr != nil {
 			s.Logger.ErrorContext(ctx, "neither log nor spool took a submission", "submission.id", r.ID, "error", errors.Join(err, spoolErr))
@@ -276,6 +276,15 @@ func (s *Service) keep(ctx context.Context, r *submission.Record) (submission.Re
 	s.Memory.Remember(receipt)
 	s.Meter.Accepted(spooled)
 	return receipt, nil
+}
+
+// spoolWait is how long the spool may take: spoolTimeout, or what is left of the request where the log failed at once.
+func (s *Service) spoolWait(ctx context.Context) time.Duration {
+	const toAnswer = 200 * time.Millisecond
+	if deadline, ok := ctx.Deadline(); ok {
+		return max(s.config.SpoolTimeout, deadline.Sub(s.Now())-toAnswer)
+	}
+	return s.config.SpoolTimeout
 }
 
 // Receipt returns the receipt of a record that is durable and perhaps on no shard yet, as far as anybody remembers it.

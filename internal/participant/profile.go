@@ -75,7 +75,7 @@ func NewProfiles(config ProfileConfig, records Records, keys Keys, now func() ti
 	return &Profiles{records: records, keys: keys, config: config, now: now, known: known}, nil
 }
 
-// Get returns a participant's profile, at most TTL old: errs.NotFound if there is no such participant, errs.Unavailable if
+// Get returns a participant's profile, at most TTL old, or older while its shard does not answer: errs.NotFound if there is no such participant, errs.Unavailable if
 // its shard does not answer. Callers that ask for the same participant at once share one read.
 func (p *Profiles) Get(ctx context.Context, id int64) (*Profile, error) {
 	if profile, ok := p.remembered(id); ok {
@@ -98,6 +98,9 @@ func (p *Profiles) Get(ctx context.Context, id int64) (*Profile, error) {
 	case <-ctx.Done():
 		return nil, errs.Away("the participant's record", ctx.Err())
 	case r := <-flight:
+		if old, ok := p.known.Get(id); ok && r.Err != nil && errs.KindOf(r.Err) == errs.Unavailable {
+			return old.profile, nil // intake must not suffer from a shard that is away
+		}
 		if r.Err != nil {
 			return nil, r.Err
 		}
