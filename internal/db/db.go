@@ -9,6 +9,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -78,17 +79,17 @@ type DB struct {
 	Name    string
 	Dialect Dialect
 
-	gorm   *gorm.DB
-	pool   *sql.DB
-	config Config
-	writer chan struct{} // SQLite only: one writer at a time, first come first served, instead of polling for the file's lock
+	gorm    *gorm.DB
+	pool    *sql.DB
+	config  Config
+	writer  chan struct{}    // SQLite only: one writer at a time, first come first served, instead of polling for the file's lock
+	patient driver.Connector // MySQL only: waits for replies as long as a migration may take
 }
 
 func open(name string, dialect Dialect, dialector gorm.Dialector, config Config, log *slog.Logger) (*DB, error) {
 	g, err := gorm.Open(dialector, &gorm.Config{
 		SkipDefaultTransaction: true,
-		PrepareStmt:            true,
-		PrepareStmtMaxSize:     512,
+		TranslateError:         true,
 		QueryFields:            true,
 		DisableAutomaticPing:   true,
 		Logger:                 newLogger(log, name),
@@ -173,16 +174,13 @@ func (d *DB) once(ctx context.Context, fn func(tx *gorm.DB) error) (err error) {
 		}
 	}()
 	if err := fn(tx); err != nil {
-		if down(err) {
+		if _, named := errs.As(err); !named && down(err) {
 			return errs.Away("database "+d.Name, err)
 		}
 		return err
 	}
 	finished = true
 	if err := tx.Commit().Error; err != nil {
-		if repeatable(err) {
-			return err
-		}
 		return errs.Away("database "+d.Name, fmt.Errorf("commit, outcome unknown: %w", err))
 	}
 	return nil

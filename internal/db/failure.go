@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/go-sql-driver/mysql"
+	gormmysql "gorm.io/driver/mysql"
+	gormsqlite "gorm.io/driver/sqlite"
 	"gorm.io/gorm"
 	"modernc.org/sqlite"
 
@@ -37,12 +39,47 @@ func Error(what string, err error) error {
 	}
 }
 
+// mysqlDialector and sqliteDialector let gorm's own names for refusals be found in errors, beside the driver's error: gorm
+// would replace it, and the name of the key with it.
+type mysqlDialector struct{ *gormmysql.Dialector }
+
+// Translate implements gorm.ErrorTranslator.
+func (mysqlDialector) Translate(err error) error { return translate(err) }
+
+type sqliteDialector struct{ *gormsqlite.Dialector }
+
+// Translate implements gorm.ErrorTranslator.
+func (sqliteDialector) Translate(err error) error { return translate(err) }
+
+func translate(err error) error {
+	name := error(nil)
+	var my *mysql.MySQLError
+	var lite *sqlite.Error
+	switch {
+	case IsDuplicate(err):
+		name = gorm.ErrDuplicatedKey
+	case errors.As(err, &my) && (my.Number == 1451 || my.Number == 1452), errors.As(err, &lite) && lite.Code() == sqliteForeignKey:
+		name = gorm.ErrForeignKeyViolated
+	}
+	if name == nil || errors.Is(err, name) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", name, err)
+}
+
 // SQLite's extended result codes (sqlite.org/rescode.html).
 const (
 	sqliteBusy       = 5
+	sqliteLocked     = 6
+	sqliteReadOnly   = 8
+	sqliteInterrupt  = 9
+	sqliteIO         = 10
+	sqliteFull       = 13
+	sqliteCannotOpen = 14
 	sqliteTooBig     = 18
 	sqliteConstraint = 19
 	sqliteMismatch   = 20
+	sqliteForeignKey = 787
 	sqlitePrimaryKey = 1555
 	sqliteUnique     = 2067
 )
@@ -96,8 +133,11 @@ func IsRefused(err error) bool {
 		return false
 	}
 	var lite *sqlite.Error
-	if !errors.As(err, &lite) || IsDuplicate(err) {
-		return errors.Is(err, mysql.ErrPktTooLarge)
+	if !errors.As(err, &lite) {
+		return errors.Is(err, mysql.ErrPktTooLarge) // the driver did not even send it
+	}
+	if IsDuplicate(err) {
+		return false
 	}
 	primary := lite.Code() & 0xff
 	return primary == sqliteConstraint || primary == sqliteTooBig || primary == sqliteMismatch
@@ -119,14 +159,20 @@ func down(err error) bool {
 	var my *mysql.MySQLError
 	if errors.As(err, &my) {
 		switch my.Number {
-		case 1040, 1053, 1077, 1079, 1080, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1184, 1290, 1836, 3024, 3169, 1045, 1044, 1049, mysqlDeadlock, mysqlLockWait:
+		case 1021, 1114, 1203, 1226, 1317, 1461, 3100, // no room for more: disk, connections, statements; killed; refused by the group
+			1040, 1053, 1077, 1079, 1080, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1184, 1290, 1836, 3024, 3169, 1045, 1044, 1049, mysqlDeadlock, mysqlLockWait:
 			return true
 		}
 		return false
 	}
 	var network net.Error
 	var lite *sqlite.Error
+	if errors.As(err, &lite) {
+		switch lite.Code() & 0xff {
+		case sqliteBusy, sqliteLocked, sqliteReadOnly, sqliteInterrupt, sqliteIO, sqliteFull, sqliteCannotOpen:
+			return true
+		}
+	}
 	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, mysql.ErrInvalidConn) || errors.Is(err, sql.ErrConnDone) ||
-		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.As(err, &network) ||
-		errors.As(err, &lite) && lite.Code()&0xff == sqliteBusy
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.As(err, &network)
 }

@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,10 +25,25 @@ type Migration struct {
 	Applied bool
 }
 
+// maxMigration is how long one statement of a migration may take on MySQL: an index over millions of rows takes minutes, and
+// a client that stops listening leaves the server at work on a change that nobody recorded.
+const maxMigration = 4 * time.Hour
+
 // Migrate brings a database to this program's schema: set is "meta" or "shard". It returns the names of the files that it
 // applied. Several processes may call it at once; on MySQL a table lock lets one of them work.
 func Migrate(ctx context.Context, d *DB, set string, log *slog.Logger) ([]string, error) {
-	p, err := provider(d, set, true)
+	pool := d.pool
+	var options []goose.ProviderOption
+	if d.patient != nil {
+		pool = sql.OpenDB(d.patient)
+		defer pool.Close()
+		locker, err := tableLock(log)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, goose.WithLocker(locker))
+	}
+	p, err := provider(d, pool, set, options...)
 	if err != nil {
 		return nil, err
 	}
@@ -54,13 +70,13 @@ func Migrate(ctx context.Context, d *DB, set string, log *slog.Logger) ([]string
 
 // MigrationStatus lists every file of a set in order.
 func MigrationStatus(ctx context.Context, d *DB, set string) ([]Migration, error) {
-	p, err := provider(d, set, false)
+	p, err := provider(d, d.pool, set)
 	if err != nil {
 		return nil, err
 	}
 	status, err := p.Status(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("schema of %s: %w", d.Name, err)
+		return nil, fmt.Errorf("schema: %w", Error("database "+d.Name, err))
 	}
 	list := make([]Migration, len(status))
 	for i, s := range status {
@@ -83,24 +99,29 @@ func PendingMigrations(ctx context.Context, d *DB, set string) (int, error) {
 	return n, err
 }
 
-func provider(d *DB, set string, locked bool) (*goose.Provider, error) {
+// tableLock lets one of several processes migrate a MySQL database; the others wait for a minute.
+func tableLock(log *slog.Logger) (lock.Locker, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	locker, err := lock.NewMySQLTableLocker(lock.WithTableLockTimeout(500*time.Millisecond, 120), lock.WithTableLogger(log))
+	if err != nil {
+		return nil, fmt.Errorf("schema lock: %w", err)
+	}
+	return locker, nil
+}
+
+func provider(d *DB, pool *sql.DB, set string, options ...goose.ProviderOption) (*goose.Provider, error) {
 	files, err := fs.Sub(migrations.Files, string(d.Dialect)+"/"+set)
 	if err != nil {
 		return nil, fmt.Errorf("schema set %s: %w", set, err)
 	}
 	dialect := goose.DialectSQLite3
-	options := []goose.ProviderOption{goose.WithDisableGlobalRegistry(true), goose.WithAllowOutofOrder(true)}
 	if d.Dialect == MySQL {
 		dialect = goose.DialectMySQL
-		if locked {
-			locker, err := lock.NewMySQLTableLocker(lock.WithTableLockTimeout(500*time.Millisecond, 120))
-			if err != nil {
-				return nil, fmt.Errorf("schema lock: %w", err)
-			}
-			options = append(options, goose.WithLocker(locker))
-		}
 	}
-	p, err := goose.NewProvider(dialect, d.pool, files, options...)
+	options = append(options, goose.WithDisableGlobalRegistry(true), goose.WithAllowOutofOrder(true))
+	p, err := goose.NewProvider(dialect, pool, files, options...)
 	if err != nil {
 		return nil, fmt.Errorf("schema of %s: %w", d.Name, err)
 	}

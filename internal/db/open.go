@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -34,14 +35,23 @@ func OpenMySQL(_ context.Context, name, dsn string, config Config, log *slog.Log
 	// Strict: what does not fit is an error, never a silent truncation.
 	c.Params["sql_mode"] = "'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
 	c.Logger = quietDriver{}
-	// The version is not asked for, since that would need the server; RETURNING, which it would switch on for some
-	// servers, must stay off, so that all run the same SQL.
 	connector, err := driver.NewConnector(c)
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", name, err)
 	}
-	dialector := mysql.New(mysql.Config{Conn: sql.OpenDB(connector), DSNConfig: c, SkipInitializeWithVersion: true, DisableWithReturning: true})
-	return open(name, MySQL, dialector, config, log)
+	// The version is not asked for, since that would need the server; RETURNING, which it would switch on for some
+	// servers, must stay off, so that all run the same SQL.
+	d, err := open(name, MySQL, mysqlDialector{&mysql.Dialector{Config: &mysql.Config{Conn: sql.OpenDB(preparing{connector}),
+		SkipInitializeWithVersion: true, DisableWithReturning: true}}}, config, log)
+	if err != nil {
+		return nil, err
+	}
+	patient := c.Clone()
+	patient.ReadTimeout = maxMigration
+	if d.patient, err = driver.NewConnector(patient); err != nil {
+		return nil, fmt.Errorf("database %s: %w", name, errors.Join(err, d.Close()))
+	}
+	return d, nil
 }
 
 // quietDriver drops the driver's own log lines: every failure is returned as an error as well.
@@ -58,7 +68,7 @@ func OpenSQLite(ctx context.Context, name, path string, config Config, log *slog
 	}
 	config.MaxOpen, config.MaxIdle = 8, 8 // readers; writers queue in Tx
 	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: query.Encode()}).String()
-	d, err := open(name, SQLite, sqlite.New(sqlite.Config{DriverName: "sqlite", DSN: dsn}), config, log)
+	d, err := open(name, SQLite, sqliteDialector{&sqlite.Dialector{DriverName: "sqlite", DSN: dsn}}, config, log)
 	if err != nil {
 		return nil, err
 	}

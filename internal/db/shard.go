@@ -51,6 +51,9 @@ func ParseRange(s string) (BucketRange, error) {
 func CheckRanges(ranges []BucketRange) error {
 	var held [Buckets]int
 	for _, r := range ranges {
+		if r.First < 0 || r.Last >= Buckets || r.First > r.Last {
+			return fmt.Errorf("%d-%d: must be a range of buckets from 0 to %d, such as 0-127", r.First, r.Last, Buckets-1)
+		}
 		for b := r.First; b <= r.Last; b++ {
 			held[b]++
 		}
