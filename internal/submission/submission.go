@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -78,6 +79,7 @@ const (
 	headVersion  = 1
 	headSize     = 1 + 8 + 8 + 8 + 8 + 16 + 8 + 32 + 1
 	sourceHeader = "eprod-request"
+	maxSource    = 64 // bytes; what is longer could not be stored, and would stop the partition
 )
 
 // Partition returns the partition of a participant's bucket: consecutive buckets share one, so that a consumer's batch
@@ -114,7 +116,7 @@ func FromMessage(m kafka.Message) (Record, error) {
 		case headName:
 			h = header.Value
 		case sourceHeader:
-			r.Source = string(header.Value)
+			r.Source = strings.ToValidUTF8(string(header.Value[:min(len(header.Value), maxSource)]), "")
 		}
 	}
 	if len(h) != headSize || h[0] != headVersion {

@@ -1,8 +1,10 @@
 package submission
 
 import (
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -22,7 +24,7 @@ func TestRecordSurvivesTheLog(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := Record{ID: rapid.Int64().Draw(t, "id"), Participant: rapid.Int64().Draw(t, "participant"), Study: rapid.Int64().Draw(t, "study"), Task: rapid.Int64().Draw(t, "task"),
 			ReceivedAt: time.UnixMicro(rapid.Int64Range(0, 1<<52).Draw(t, "at")).UTC(), Key: rapid.SampledFrom([]Key{KeyParticipant, KeyIntake}).Draw(t, "key"),
-			Source: rapid.String().Draw(t, "source"), Sealed: rapid.SliceOf(rapid.Byte()).Draw(t, "sealed")}
+			Source: rapid.StringN(0, 16, 64).Draw(t, "source"), Sealed: rapid.SliceOf(rapid.Byte()).Draw(t, "sealed")}
 		copy(want.Submission[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "uuid"))
 		copy(want.SHA256[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "sum"))
 		got, err := FromMessage(want.Message(0))
@@ -33,6 +35,15 @@ func TestRecordSurvivesTheLog(t *testing.T) {
 			t.Fatal(diff)
 		}
 	})
+}
+
+func TestSourceFitsItsColumn(t *testing.T) {
+	r := record(1, 2, 3)
+	r.Source = strings.Repeat("ä", 100)
+	got, err := FromMessage(r.Message(0))
+	if err != nil || len(got.Source) > 64 || !utf8.ValidString(got.Source) {
+		t.Errorf("%d bytes, %v", len(got.Source), err)
+	}
 }
 
 func TestDamagedRecords(t *testing.T) {
