@@ -25,7 +25,11 @@ type group struct {
 	told map[string]time.Time // when each trouble was logged last
 }
 
-// member joins the group with a client of its own and serves until ctx ends or the client is of no use any more.
+// memberTries is how many failures in a row a membership survives. A new one is a stranger to the group, which first waits
+// for the old one until its session has run out.
+const memberTries = 30
+
+// member joins the group with a client of its own and serves until ctx ends or its tries do.
 func (g *group) member(ctx context.Context, c Config, s *sarama.Config) error {
 	client, err := sarama.NewClient(c.Brokers, s)
 	if err != nil {
@@ -52,13 +56,20 @@ func (g *group) member(ctx context.Context, c Config, s *sarama.Config) error {
 	for i, t := range g.config.Topics {
 		topics[i] = c.Prefix + t
 	}
-	wait := rejoinMin
-	for ctx.Err() == nil && err == nil {
+	wait, failures := rejoinMin, 0
+	for ctx.Err() == nil && failures < memberTries {
 		began := time.Now()
 		err = joined.Consume(ctx, topics, g) // returns at each rebalance
+		if err == nil {
+			failures = 0
+		} else {
+			failures++
+			g.tell(ctx, "", -1, err)
+		}
 		if time.Since(began) > rejoinMax {
 			wait = rejoinMin
-		} else if err == nil { // a partition that cannot be read ends each session at once
+		}
+		if err != nil || time.Since(began) < rejoinMax { // a partition that cannot be read ends each session at once
 			pause(ctx, wait/2+rand.N(wait/2))
 			wait = min(2*wait, rejoinMax)
 		}

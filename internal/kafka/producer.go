@@ -61,7 +61,7 @@ func NewProducer(config Config, dial Dial, log *slog.Logger) *Producer {
 // latest. Value and headers must not be changed afterwards, whatever the outcome: a record whose sender has left may still
 // be under way. Safe for any number of callers.
 func (p *Producer) Send(ctx context.Context, m Message) error {
-	ctx, cancel := context.WithTimeout(ctx, p.config.AckTimeout)
+	ctx, cancel := within(ctx, p.config.AckTimeout)
 	defer cancel()
 	w, err := p.enqueue(ctx, &m)
 	if err != nil {
@@ -72,7 +72,7 @@ func (p *Producer) Send(ctx context.Context, m Message) error {
 
 // Publish is Send for many records at once: nil when all are acknowledged; after an error some may be.
 func (p *Producer) Publish(ctx context.Context, messages []Message) error {
-	ctx, cancel := context.WithTimeout(ctx, p.config.AckTimeout)
+	ctx, cancel := within(ctx, p.config.AckTimeout)
 	defer cancel()
 	waiting := make([]*pending, 0, len(messages))
 	var problem error
@@ -90,6 +90,14 @@ func (p *Producer) Publish(ctx context.Context, messages []Message) error {
 		}
 	}
 	return problem
+}
+
+// within bounds ctx, at no cost where it ends sooner anyway.
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if end, ok := ctx.Deadline(); ok && time.Until(end) <= limit {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, limit)
 }
 
 // Connected reports whether a send would be tried now. It is true as well while brokers are away for a moment.
