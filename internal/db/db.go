@@ -130,7 +130,8 @@ func (d *DB) Read(ctx context.Context) *gorm.DB {
 
 // Tx runs fn in one transaction and commits it if fn returns nil. After a deadlock, a lock wait or a busy file everything
 // is rolled back and fn runs again, at most DeadlockRetries times. An error of fn is returned as it is, so that IsDuplicate
-// and errs work on it; connection failures are errs.Unavailable, and so is a commit without a reply.
+// and errs work on it; connection failures are errs.Unavailable, and so is a commit without a reply. Fn must not call Tx of
+// the same database: on SQLite it would wait for itself.
 func (d *DB) Tx(ctx context.Context, fn func(tx *gorm.DB) error) error {
 	ctx, cancel := context.WithTimeout(ctx, d.config.TxTimeout)
 	defer cancel()
@@ -159,11 +160,7 @@ func (d *DB) Tx(ctx context.Context, fn func(tx *gorm.DB) error) error {
 }
 
 func (d *DB) once(ctx context.Context, fn func(tx *gorm.DB) error) (err error) {
-	options := &sql.TxOptions{}
-	if d.Dialect == MySQL {
-		options.Isolation = sql.LevelReadCommitted
-	}
-	tx := d.Read(ctx).Begin(options)
+	tx := d.Read(ctx).Begin() // READ COMMITTED, as OpenMySQL sets for the session
 	if tx.Error != nil {
 		return Error("database "+d.Name, tx.Error)
 	}

@@ -3,9 +3,7 @@ package db_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
-	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -60,6 +58,8 @@ func TestRanges(t *testing.T) {
 		{"Halves", []db.BucketRange{{First: 128, Last: 255}, {First: 0, Last: 127}}, true},
 		{"Hole", []db.BucketRange{{First: 0, Last: 100}, {First: 102, Last: 255}}, false},
 		{"Twice", []db.BucketRange{{First: 0, Last: 128}, {First: 128, Last: 255}}, false},
+		{"TooHigh", []db.BucketRange{{First: 0, Last: 256}}, false},
+		{"Reversed", []db.BucketRange{{First: 0, Last: 255}, {First: 9, Last: 8}}, false},
 	} {
 		if err := db.CheckRanges(c.ranges); (err == nil) != c.ok {
 			t.Errorf("%s: %v", c.name, err)
@@ -210,29 +210,6 @@ func TestDeadlockIsRepeated(t *testing.T) {
 	})
 }
 
-// TestHungServer: a server that takes the connection and never answers costs the dial or read time-out, not for ever.
-func TestHungServer(t *testing.T) {
-	hung, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer hung.Close()
-	config := db.DefaultConfig()
-	config.ReadTimeout, config.DialTimeout = 200*time.Millisecond, 200*time.Millisecond
-	d, err := db.OpenMySQL(t.Context(), "hung", fmt.Sprintf("u:p@tcp(%s)/x", hung.Addr()), config, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatalf("opening must not need the server: %v", err)
-	}
-	defer d.Close()
-	began := time.Now()
-	if err := d.Ping(t.Context()); errs.KindOf(err) != errs.Unavailable {
-		t.Errorf("got %v, want Unavailable", err)
-	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("took %v", took)
-	}
-}
-
 func TestEachJoinsErrors(t *testing.T) {
 	shards, err := db.NewShards([]*db.DB{testenv.SQLite(t, "shard"), testenv.SQLite(t, "shard")}, []db.BucketRange{{First: 0, Last: 9}, {First: 10, Last: 255}})
 	if err != nil {
@@ -250,6 +227,47 @@ func TestEachJoinsErrors(t *testing.T) {
 	}
 	if shards.ForBucket(9) != shards.All()[0] || shards.ForBucket(10) != shards.All()[1] || shards.For(5) != shards.All()[shards.Index(5)] {
 		t.Error("buckets are mapped wrongly")
+	}
+}
+
+func TestShardsNeedARangeEach(t *testing.T) {
+	one := testenv.SQLite(t, "shard")
+	whole := db.BucketRange{First: 0, Last: 255}
+	for name, err := range map[string]error{
+		"None":    second(db.NewShards(nil, nil)),
+		"NoRange": second(db.NewShards([]*db.DB{one}, nil)),
+		"Twice":   second(db.NewShards([]*db.DB{one, one}, []db.BucketRange{whole, whole})),
+	} {
+		if err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+}
+
+func second(_ *db.Shards, err error) error { return err }
+
+func TestConfigNamesEveryProblem(t *testing.T) {
+	if err := db.DefaultConfig().Validate(); err != nil {
+		t.Errorf("the defaults: %v", err)
+	}
+	err := db.Config{MaxIdle: -1, DeadlockRetries: -1}.Validate()
+	if err == nil {
+		t.Fatal("no problem found")
+	}
+	for _, key := range []string{"maxOpen", "maxIdle", "connLifetime", "dialTimeout", "readTimeout", "writeTimeout", "txTimeout", "deadlockRetries"} {
+		if !strings.Contains(err.Error(), key+": ") {
+			t.Errorf("%s is not named in: %v", key, err)
+		}
+	}
+}
+
+func TestInstants(t *testing.T) {
+	at := time.Date(2026, 11, 23, 6, 30, 0, 123456789, time.FixedZone("x", 7200))
+	if got := db.Time(db.Micros(at)); !got.Equal(at.Truncate(time.Microsecond)) || got.Location() != time.UTC {
+		t.Errorf("got %v", got)
+	}
+	if db.Micros(time.Time{}) != 0 || !db.Time(0).IsZero() {
+		t.Error("no instant must be 0")
 	}
 }
 

@@ -116,8 +116,9 @@ func DuplicateKey(err error) string {
 	}
 	var lite *sqlite.Error
 	errors.As(err, &lite)
-	_, columns, _ := strings.Cut(lite.Error(), "failed: ")
-	columns, _, _ = strings.Cut(columns, " (")
+	// The text reads "constraint failed: UNIQUE constraint failed: table.column (2067)".
+	columns := lite.Error()
+	columns, _, _ = strings.Cut(columns[strings.LastIndex(columns, ": ")+2:], " (")
 	return columns
 }
 

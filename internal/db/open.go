@@ -26,7 +26,6 @@ func OpenMySQL(_ context.Context, name, dsn string, config Config, log *slog.Log
 	c.RejectReadOnly = true             // after a fail-over, leave the old primary at once
 	c.ClientFoundRows = true            // an UPDATE that changes nothing still found its row
 	c.ParseTime, c.Loc = true, time.UTC // only the lock of the migrations has times; instants are integers
-	c.Collation = "utf8mb4_0900_bin"
 	c.InterpolateParams = false
 	c.MultiStatements = false
 	if c.Params == nil {
@@ -34,6 +33,12 @@ func OpenMySQL(_ context.Context, name, dsn string, config Config, log *slog.Log
 	}
 	// Strict: what does not fit is an error, never a silent truncation.
 	c.Params["sql_mode"] = "'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
+	// As a session's default: named in each transaction, it would cost each a round trip.
+	c.Params["transaction_isolation"] = "'READ-COMMITTED'"
+	if err := c.Apply(driver.Charset("utf8mb4", "")); err != nil {
+		return nil, fmt.Errorf("database %s: %w", name, err)
+	}
+	c.Params["collation_connection"] = "'utf8mb4_0900_bin'" // its number does not fit into the handshake
 	c.Logger = quietDriver{}
 	connector, err := driver.NewConnector(c)
 	if err != nil {

@@ -23,13 +23,23 @@ import (
 	"github.com/eprod/eprod/internal/db"
 )
 
-// Databases returns empty, migrated databases of a set ("meta" or "shard") by dialect: "sqlite" always, "mysql" where the
-// real one runs. They are gone when the test ends.
+// Databases returns migrated databases without rows of a set ("meta" or "shard") by dialect: "sqlite" always, "mysql" where
+// the real one runs. They are gone when the test ends.
 func Databases(t testing.TB, set string) map[string]*db.DB {
 	t.Helper()
-	all := map[string]*db.DB{"sqlite": SQLite(t, set)}
+	all := Empty(t)
+	for _, d := range all {
+		migrate(t, d, set)
+	}
+	return all
+}
+
+// Empty is Databases without any table.
+func Empty(t testing.TB) map[string]*db.DB {
+	t.Helper()
+	all := map[string]*db.DB{"sqlite": openSQLite(t)}
 	if dsn, ok := service(t, "MySQL", "EPROD_TEST_MYSQL_DSN"); ok {
-		all["mysql"] = MySQL(t, dsn, set)
+		all["mysql"] = openMySQL(t, dsn)
 	}
 	return all
 }
@@ -37,16 +47,27 @@ func Databases(t testing.TB, set string) map[string]*db.DB {
 // SQLite returns a migrated database in a temporary folder.
 func SQLite(t testing.TB, set string) *db.DB {
 	t.Helper()
-	d, err := db.OpenSQLite(t.Context(), set, filepath.Join(t.TempDir(), set+".db"), db.DefaultConfig(), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return migrated(t, d, set)
+	return migrate(t, openSQLite(t), set)
 }
 
 // MySQL returns a migrated database with a random name on the server of the DSN, whose account may make and drop
 // databases named eprod_test_….
 func MySQL(t testing.TB, dsn, set string) *db.DB {
+	t.Helper()
+	return migrate(t, openMySQL(t, dsn), set)
+}
+
+func openSQLite(t testing.TB) *db.DB {
+	t.Helper()
+	d, err := db.OpenSQLite(t.Context(), "sqlite", filepath.Join(t.TempDir(), "test.db"), db.DefaultConfig(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAtEnd(t, d)
+	return d
+}
+
+func openMySQL(t testing.TB, dsn string) *db.DB {
 	t.Helper()
 	config, err := mysql.ParseDSN(dsn)
 	if err != nil {
@@ -55,36 +76,83 @@ func MySQL(t testing.TB, dsn, set string) *db.DB {
 	var random [6]byte
 	_, _ = rand.Read(random[:])
 	name := "eprod_test_" + hex.EncodeToString(random[:])
-	config.DBName = ""
+	config.DBName, config.Timeout, config.ReadTimeout = "", 5*time.Second, time.Minute
 	admin, err := sql.Open("mysql", config.FormatDSN())
 	if err != nil {
 		t.Fatal(err)
 	}
-	exec := func(ctx context.Context, statement string) {
-		if _, err := admin.ExecContext(ctx, statement); err != nil {
-			t.Errorf("%s: %v", statement, err)
-		}
+	if _, err := admin.ExecContext(t.Context(), "CREATE DATABASE "+name); err != nil {
+		t.Fatalf("create a database on the real MySQL: %v", err)
 	}
-	exec(t.Context(), "CREATE DATABASE "+name)
 	t.Cleanup(func() {
-		exec(context.Background(), "DROP DATABASE "+name)
+		if _, err := admin.ExecContext(context.Background(), "DROP DATABASE "+name); err != nil {
+			t.Errorf("drop %s: %v", name, err)
+		}
 		_ = admin.Close()
 	})
 	config.DBName = name
-	d, err := db.OpenMySQL(t.Context(), set, config.FormatDSN(), db.DefaultConfig(), slog.New(slog.DiscardHandler))
+	d, err := db.OpenMySQL(t.Context(), "mysql", config.FormatDSN(), db.DefaultConfig(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return migrated(t, d, set)
+	closeAtEnd(t, d)
+	return d
 }
 
-func migrated(t testing.TB, d *db.DB, set string) *db.DB {
+// Reopen opens the database of d once more, with other settings and, on MySQL, where address is not empty, by way of another
+// address, such as that of a Proxy.
+func Reopen(t testing.TB, d *db.DB, address string, settings db.Config, log *slog.Logger) *db.DB {
 	t.Helper()
+	var again *db.DB
+	var err error
+	if d.Dialect == db.SQLite {
+		var path string
+		if err := d.Pool().QueryRowContext(t.Context(), "SELECT file FROM pragma_database_list WHERE name = 'main'").Scan(&path); err != nil {
+			t.Fatal(err)
+		}
+		again, err = db.OpenSQLite(t.Context(), "sqlite", path, settings, log)
+	} else {
+		dsn, _ := service(t, "MySQL", "EPROD_TEST_MYSQL_DSN")
+		config, errDSN := mysql.ParseDSN(dsn)
+		if errDSN != nil {
+			t.Fatal(errDSN)
+		}
+		if err := d.Pool().QueryRowContext(t.Context(), "SELECT DATABASE()").Scan(&config.DBName); err != nil {
+			t.Fatal(err)
+		}
+		if address != "" {
+			config.Addr = address
+		}
+		again, err = db.OpenMySQL(t.Context(), "mysql", config.FormatDSN(), settings, log)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAtEnd(t, again)
+	return again
+}
+
+// Address returns where the MySQL server of the tests listens.
+func Address(t testing.TB) string {
+	t.Helper()
+	dsn, _ := service(t, "MySQL", "EPROD_TEST_MYSQL_DSN")
+	config, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config.Addr
+}
+
+func closeAtEnd(t testing.TB, d *db.DB) {
 	t.Cleanup(func() {
 		if err := d.Close(); err != nil {
 			t.Errorf("close %s: %v", d.Name, err)
 		}
 	})
+}
+
+func migrate(t testing.TB, d *db.DB, set string) *db.DB {
+	t.Helper()
 	if _, err := db.Migrate(t.Context(), d, set, nil); err != nil {
 		t.Fatal(err)
 	}
