@@ -62,13 +62,19 @@ func suits(admin sarama.ClusterAdmin, c Config, name string, have sarama.TopicDe
 	if int(have.ReplicationFactor) < c.Replication {
 		return unsuitable{fmt.Sprintf("topic %s has %d copies, kafka.replication is %d: reassign its partitions, or lower the setting", name, have.ReplicationFactor, c.Replication)}
 	}
-	entries, err := admin.DescribeConfig(sarama.ConfigResource{Type: sarama.TopicResource, Name: name, ConfigNames: []string{minInSync}})
+	resources := []*sarama.ConfigResource{{Type: sarama.TopicResource, Name: name, ConfigNames: []string{minInSync}}}
+	results, err := admin.DescribeConfigs(resources, sarama.DescribeConfigsOptions{})
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if n, err := strconv.Atoi(e.Value); e.Name == minInSync && err == nil && n < c.MinInSync {
-			return unsuitable{fmt.Sprintf("topic %s acknowledges with %s=%d, kafka.minInSync is %d: alter the topic, or lower the setting", name, minInSync, n, c.MinInSync)}
+	for _, result := range results {
+		if result.ErrorCode != sarama.ErrNoError {
+			return fmt.Errorf("settings of topic %s: %w", name, result.ErrorCode)
+		}
+		for _, e := range result.Configs {
+			if n, err := strconv.Atoi(e.Value); e.Name == minInSync && err == nil && n < c.MinInSync {
+				return unsuitable{fmt.Sprintf("topic %s acknowledges with %s=%d, kafka.minInSync is %d: alter the topic, or lower the setting", name, minInSync, n, c.MinInSync)}
+			}
 		}
 	}
 	return nil
