@@ -1,0 +1,281 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/kafka"
+)
+
+// Bounds that are no settings.
+const (
+	batchBytes   = 4 << 20          // payload of one batch; a single larger event is a batch of its own
+	maxAside     = 1000             // events that the log will never take, before the relay stops for help
+	onceTimeout  = 15 * time.Second // of one batch
+	drainTimeout = 5 * time.Second  // of what is left when the process stops
+)
+
+// Publisher makes messages durable in the log: nil means that all in-sync replicas have all of them. An error of a permanent
+// kind means that the log will never take one of them.
+type Publisher interface {
+	Publish(ctx context.Context, messages []kafka.Message) error
+}
+
+// Config bounds a relay.
+type Config struct {
+	Interval time.Duration `koanf:"interval"` // how often the table is looked at when nobody notifies
+	Batch    int           `koanf:"batch"`    // rows of one transaction
+	MaxPause time.Duration `koanf:"maxPause"` // longest pause after failures in a row
+}
+
+// DefaultConfig returns settings that add little to an idle database.
+func DefaultConfig() Config {
+	return Config{Interval: time.Second, Batch: 500, MaxPause: 10 * time.Second}
+}
+
+// Validate returns every problem at once, each as "key: value: what would be right".
+func (c Config) Validate() error {
+	var problems []error
+	if c.Interval <= 0 {
+		problems = append(problems, fmt.Errorf("interval: %v: must be above zero, such as 1s", c.Interval))
+	}
+	if c.Batch < 1 || c.Batch > 5000 {
+		problems = append(problems, fmt.Errorf("batch: %d: must be between 1 and 5000", c.Batch))
+	}
+	if c.MaxPause < c.Interval {
+		problems = append(problems, fmt.Errorf("maxPause: %v: must be at least interval", c.MaxPause))
+	}
+	return errors.Join(problems...)
+}
+
+// Relay hands one database's events to the log. Notify and Depth may be called by anybody; Run and Once have one caller.
+type Relay struct {
+	db         *db.DB
+	log        Publisher
+	partitions int
+	config     Config
+	logger     *slog.Logger
+	wake       chan struct{}
+	aside      map[int64]bool // events that the log will never take
+}
+
+// NewRelay returns a relay; partitions is the partition count of the topics.
+func NewRelay(d *db.DB, log Publisher, partitions int, config Config, logger *slog.Logger) *Relay {
+	return &Relay{db: d, log: log, partitions: partitions, config: config, logger: logger, wake: make(chan struct{}, 1), aside: make(map[int64]bool)}
+}
+
+// Notify says that rows were committed. It never waits.
+func (r *Relay) Notify() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run relays until ctx ends, then finishes the batch in hand, tries once more what was committed meanwhile, and returns
+// when no transaction is open. What could not be relayed stays for the next process.
+func (r *Relay) Run(ctx context.Context) error {
+	work := context.WithoutCancel(ctx)
+	pause, wake := r.config.Interval, r.wake
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return r.finish(work)
+		case <-wake:
+		case <-timer.C:
+		}
+		err := r.drain(ctx, work)
+		if err == nil {
+			pause, wake = r.config.Interval, r.wake
+		} else {
+			if wake != nil {
+				r.logger.WarnContext(ctx, "outbox waits", "database", r.db.Name, "error", err)
+			}
+			pause, wake = min(2*pause, r.config.MaxPause), nil // while it fails, commits do not wake it
+		}
+		timer.Reset(pause)
+	}
+}
+
+func (r *Relay) finish(work context.Context) error {
+	work, cancel := context.WithTimeout(work, drainTimeout)
+	defer cancel()
+	if err := r.drain(work, work); err != nil {
+		r.logger.WarnContext(work, "outbox stops with events left", "database", r.db.Name, "error", err)
+	}
+	return nil
+}
+
+// drain relays batch after batch until none is left or stop ends.
+func (r *Relay) drain(stop, work context.Context) error {
+	for stop.Err() == nil {
+		n, err := r.Once(work)
+		if err != nil || n == 0 {
+			return err
+		}
+	}
+	return nil
+}
+
+// Once relays one batch and returns how many events it dealt with. Rows are deleted after they were published:
+// whatever fails in between, they stay, and may be published again with the same ids. Rows are found by being there, never
+// by "id greater than the last": ids become visible in the order of commits, not of numbers.
+func (r *Relay) Once(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, onceTimeout)
+	defer cancel()
+	var waiting []int64
+	if err := r.claim(r.db.Read(ctx)).Limit(1).Pluck("id", &waiting).Error; err != nil || len(waiting) == 0 {
+		return 0, db.Error("outbox", err)
+	}
+	n := 0
+	batch := func(tx *gorm.DB, remove func(ids []int64) error) error {
+		rows, err := r.load(tx)
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		ids, err := r.deliver(tx.Statement.Context, rows)
+		if err != nil {
+			return err
+		}
+		n = len(rows)
+		return remove(ids)
+	}
+	var err error
+	if r.db.Dialect == db.SQLite {
+		// The file has one process and one relay. A transaction would keep every other writer waiting for the log.
+		err = batch(r.db.Read(ctx), func(ids []int64) error {
+			return r.db.Tx(ctx, func(tx *gorm.DB) error { return remove(tx, ids) })
+		})
+	} else {
+		err = r.db.Tx(ctx, func(tx *gorm.DB) error {
+			n = 0
+			return batch(tx, func(ids []int64) error { return remove(tx, ids) })
+		})
+	}
+	if err != nil {
+		return 0, db.Error("outbox", err)
+	}
+	return n, nil
+}
+
+// claim selects what may be relayed.
+func (r *Relay) claim(tx *gorm.DB) *gorm.DB {
+	tx = tx.Table("outbox").Order("id")
+	if len(r.aside) > 0 {
+		tx = tx.Where("id NOT IN ?", slices.Sorted(maps.Keys(r.aside)))
+	}
+	return tx
+}
+
+// load claims a batch; on MySQL, rows that another relay holds are left to it.
+func (r *Relay) load(tx *gorm.DB) ([]row, error) {
+	var sizes []struct{ ID, Size int64 }
+	if err := r.claim(db.SkipLocked(tx)).Select("id", "LENGTH(payload) AS size").Limit(r.config.Batch).Find(&sizes).Error; err != nil || len(sizes) == 0 {
+		return nil, err
+	}
+	total, ids := int64(0), make([]int64, 0, len(sizes))
+	for _, s := range sizes {
+		if total += s.Size; total > batchBytes && len(ids) > 0 {
+			break
+		}
+		ids = append(ids, s.ID)
+	}
+	rows := make([]row, 0, len(ids))
+	for piece := range slices.Chunk(ids, maxIn) {
+		var some []row
+		if err := tx.Table("outbox").Select(columns).Where("id IN ?", padded(piece)).Order("id").Find(&some).Error; err != nil {
+			return nil, err
+		}
+		rows = append(rows, some...)
+	}
+	return rows, nil
+}
+
+// deliver publishes rows and returns the ids of those that may be deleted. An event that the log will never take must not
+// hold up the others for ever: it is found by halving, reported and left in the table.
+func (r *Relay) deliver(ctx context.Context, rows []row) (done []int64, err error) {
+	messages, ids := make([]kafka.Message, len(rows)), make([]int64, len(rows))
+	for i := range rows {
+		messages[i], ids[i] = rows[i].message(r.partitions), rows[i].ID
+	}
+	err = r.log.Publish(ctx, messages)
+	switch {
+	case err == nil:
+		return ids, nil
+	case !errs.Permanent(err) || len(r.aside) >= maxAside:
+		return nil, err
+	case len(rows) == 1:
+		r.aside[rows[0].ID] = true
+		r.logger.ErrorContext(ctx, "an event is refused by the log and stays in the outbox", "database", r.db.Name, "event", rows[0].ID,
+			"type", rows[0].Kind, "bytes", len(rows[0].Payload), "error", err)
+		return nil, nil
+	}
+	half := len(rows) / 2
+	first, err := r.deliver(ctx, rows[:half])
+	if err != nil {
+		return nil, err
+	}
+	second, err := r.deliver(ctx, rows[half:])
+	return append(first, second...), err
+}
+
+func remove(tx *gorm.DB, ids []int64) error {
+	for piece := range slices.Chunk(ids, maxIn) {
+		if err := tx.Exec("DELETE FROM outbox WHERE id IN ?", padded(piece)).Error; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxIn is the longest list of ids in one statement.
+const maxIn = 128
+
+// padded repeats the last id until the list has one of a few lengths, so that few statements have to be prepared.
+func padded(ids []int64) []int64 {
+	size := maxIn
+	for _, n := range [...]int{1, 8, 32} {
+		if len(ids) <= n {
+			size = n
+			break
+		}
+	}
+	out := slices.Clone(ids)
+	for len(out) < size {
+		out = append(out, ids[len(ids)-1])
+	}
+	return out
+}
+
+// Depth returns how many events wait, counting no further than 10,000.
+func (r *Relay) Depth(ctx context.Context) (int64, error) {
+	var n int64
+	err := r.db.Read(ctx).Raw("SELECT COUNT(*) FROM (SELECT 1 FROM outbox LIMIT 10000) AS waiting").Scan(&n).Error
+	return n, db.Error("outbox", err)
+}
+
+// Relays runs one relay per database.
+type Relays []*Relay
+
+// Run runs all until ctx ends.
+func (rs Relays) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	problems := make([]error, len(rs))
+	for i, r := range rs {
+		running.Go(func() { problems[i] = r.Run(ctx) })
+	}
+	running.Wait()
+	return errors.Join(problems...)
+}
