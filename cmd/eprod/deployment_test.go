@@ -25,6 +25,7 @@ type deployment struct {
 	binary  string
 	env     []string
 	service string // path of dev/services
+	dir     string // working folder of the processes; "" is a fresh one each
 }
 
 // newDeployment builds the binary once and reads where the real services are. They are required: `make test` starts them.
@@ -117,7 +118,10 @@ func (d *deployment) start(role string, env ...string) *process {
 	d.t.Helper()
 	p := &process{exited: make(chan struct{})}
 	p.cmd = exec.Command(d.binary, "serve", "--role="+role, "--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0")
-	p.cmd.Env, p.cmd.Dir = append(append([]string{}, d.env...), env...), d.t.TempDir()
+	p.cmd.Env, p.cmd.Dir = append(append([]string{}, d.env...), env...), d.dir
+	if d.dir == "" {
+		p.cmd.Dir = d.t.TempDir()
+	}
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		d.t.Fatal(err)

@@ -110,9 +110,15 @@ func (s *stores) prepare(ctx context.Context) error {
 	return nil
 }
 
-func runServer(ctx context.Context, a *app, out io.Writer) error {
+// newServer makes a process' doors and joins everything to them; nothing listens yet.
+func newServer(ctx context.Context, a *app) (*server, error) {
 	s := &server{app: a, spool: submission.NewSpool(a.shards), producer: kafka.NewProducer(a.kafka, a.dial, a.log)}
-	if err := s.build(ctx); err != nil {
+	return s, s.build(ctx)
+}
+
+func runServer(ctx context.Context, a *app, out io.Writer) error {
+	s, err := newServer(ctx, a)
+	if err != nil {
 		return err
 	}
 	if err := errors.Join(s.web.Listen(ctx), s.ops.Listen(ctx)); err != nil {
@@ -122,7 +128,7 @@ func runServer(ctx context.Context, a *app, out io.Writer) error {
 		return err
 	}
 	s.log.InfoContext(ctx, "ready", "role", s.config.Role, "stores", s.config.stores(), "api", s.apiAddress(), "ops", "http://"+s.ops.Addr(), "version", version())
-	err := runParts(ctx, s.log, s.config.Role, s.parts())
+	err = runParts(ctx, s.log, s.config.Role, s.parts())
 	s.log.InfoContext(context.WithoutCancel(ctx), "stopped")
 	return err
 }
