@@ -1,0 +1,165 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"fmt"
+	"io"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/bwmarrin/snowflake"
+	"github.com/go-sql-driver/mysql"
+	"github.com/redis/go-redis/v9"
+	"gorm.io/gorm"
+
+	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/idgen"
+	"github.com/eprod/eprod/internal/questionnaire"
+	"github.com/eprod/eprod/internal/study"
+	"github.com/eprod/eprod/internal/task"
+	"github.com/eprod/eprod/internal/testenv"
+)
+
+const insertRows = 20_000
+
+var responseTable = []string{"id", "study_id", "site_id", "participant_id", "task_id", "submission", "sha256", "questionnaire", "version", "status",
+	"authored", "zone", "late", "received_at", "stored_at", "source", "sealed_key", "sealed"}
+
+// inserts compares 100-row prepared inserts with LOAD DATA LOCAL of the same rows on a real MySQL, three times each in turn.
+func (b *bench) inserts() {
+	d := testenv.MySQL(b.t, os.Getenv("EPROD_TEST_MYSQL_DSN"), "shard")
+	sealed := bytes.Repeat([]byte{0xAB}, 2200)
+	id := int64(0)
+	var ours, theirs []float64
+	for range 3 {
+		began := time.Now()
+		for range insertRows / 100 {
+			rows := make([][]any, 100)
+			for i := range rows {
+				id++
+				rows[i] = []any{id, 1, 1, id, id, make([]byte, 16), make([]byte, 32), "https://example.org/q", "1", "completed", "2026-11-23T20:00:00Z", "UTC", 0, 1, 1, "r", 1, sealed}
+			}
+			if err := d.Tx(b.t.Context(), func(tx *gorm.DB) error { return db.Insert(tx, "response", responseTable, rows) }); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+		ours = append(ours, insertRows/time.Since(began).Seconds())
+		theirs = append(theirs, b.load(d.Pool(), &id, sealed))
+	}
+	b.least("insert rows/s", "LOAD DATA LOCAL", median(ours)/median(theirs), 1.5, fmt.Sprintf("%.0f rows/s against %.0f", median(ours), median(theirs)))
+}
+
+func (b *bench) load(pool *sql.DB, id *int64, sealed []byte) float64 {
+	var file bytes.Buffer
+	body := fmt.Sprintf("%x", sealed)
+	for range insertRows {
+		*id++
+		fmt.Fprintf(&file, "%d\t1\t1\t%d\t%d\t%032x\t%064x\thttps://example.org/q\t1\tcompleted\t2026-11-23T20:00:00Z\tUTC\t0\t1\t1\tr\t1\t%s\n", *id, *id, *id, 0, 0, body)
+	}
+	mysql.RegisterReaderHandler("rows", func() io.Reader { return bytes.NewReader(file.Bytes()) })
+	defer mysql.DeregisterReaderHandler("rows")
+	began := time.Now()
+	_, err := pool.ExecContext(b.t.Context(), `LOAD DATA LOCAL INFILE 'Reader::rows' INTO TABLE response CHARACTER SET binary FIELDS TERMINATED BY '\t' LINES TERMINATED BY '\n'
+		(id, study_id, site_id, participant_id, task_id, @u, @s, questionnaire, version, status, authored, zone, late, received_at, stored_at, source, sealed_key, @b)
+		SET submission = UNHEX(@u), sha256 = UNHEX(@s), sealed = UNHEX(@b)`)
+	if err != nil {
+		b.t.Fatalf("LOAD DATA: %v", err)
+	}
+	return insertRows / time.Since(began).Seconds()
+}
+
+// shelf is a study with one published questionnaire, in memory.
+type shelf struct{ body []byte }
+
+func (s shelf) ByID(context.Context, int64) (study.Study, error) {
+	return study.Study{ID: 1, Status: study.Active}, nil
+}
+func (s shelf) ByProtocol(context.Context, string) (study.Study, error) { return study.Study{}, nil }
+func (s shelf) Sites(context.Context, int64) ([]study.Site, error)      { return nil, nil }
+func (s shelf) Arms(context.Context, int64) ([]study.Arm, error)        { return nil, nil }
+func (s shelf) Rules(context.Context, int64, int64) ([]task.Rule, error) {
+	return nil, nil
+}
+func (s shelf) Questionnaires(context.Context, int64) ([]study.Questionnaire, error) {
+	return []study.Questionnaire{{ID: 2, Study: 1, URL: trialQuestionnaire, Version: "1.0.0", Status: study.Active}}, nil
+}
+func (s shelf) Questionnaire(context.Context, int64) (study.Questionnaire, []byte, error) {
+	return study.Questionnaire{ID: 2, Study: 1, Status: study.Active}, s.body, nil
+}
+func (s shelf) Fetch(ctx context.Context, _ string, load func(context.Context) ([]byte, error)) ([]byte, error) {
+	return load(ctx)
+}
+
+// lookups compares the compiled definition in memory with fetching it from Redis and compiling it.
+func (b *bench) lookups() {
+	s := shelf{burstQuestionnaire("1.0.0")}
+	catalog, err := study.NewCatalog(study.DefaultCatalogConfig(), questionnaire.DefaultLimits(), s, s, time.Now)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	warm := testing.Benchmark(func(tb *testing.B) {
+		for tb.Loop() {
+			if _, err := catalog.Definition(context.Background(), 1, b.tr.canonical); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	})
+	address, _ := testenv.Redis(b.t)
+	client := redis.NewClient(&redis.Options{Addr: address})
+	defer client.Close()
+	if err := client.Set(b.t.Context(), "eprod-bench", s.body, time.Minute).Err(); err != nil {
+		b.t.Fatal(err)
+	}
+	cold := testing.Benchmark(func(tb *testing.B) {
+		for tb.Loop() {
+			body, err := client.Get(context.Background(), "eprod-bench").Bytes()
+			if err != nil {
+				tb.Fatal(err)
+			}
+			if _, findings := questionnaire.Compile(body, questionnaire.DefaultLimits()); len(findings) > 0 {
+				tb.Fatal(findings)
+			}
+		}
+	})
+	b.least("definition lookup", "go-redis GET + compile", nanos(cold)/nanos(warm), 500, fmt.Sprintf("%.0f ns against %.0f ns", nanos(warm), nanos(cold)))
+}
+
+func nanos(r testing.BenchmarkResult) float64 { return float64(r.T.Nanoseconds()) / float64(r.N) }
+
+// ids compares bursts of 20,000 ids, and ids asked for at leisure, with bwmarrin/snowflake.
+func (b *bench) ids() {
+	config := idgen.DefaultConfig()
+	config.Worker = 1
+	ours, err := idgen.New(config, idgen.Deps{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	theirs, err := snowflake.NewNode(1)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	const size = 20_000
+	var oursTook, theirsTook []float64
+	for range 7 {
+		began := time.Now()
+		for range size / 1000 {
+			if _, err := ours.NextN(1000); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+		oursTook = append(oursTook, time.Since(began).Seconds())
+		began = time.Now()
+		for range size {
+			theirs.Generate()
+		}
+		theirsTook = append(theirsTook, time.Since(began).Seconds())
+		if err := pause(b.t.Context(), 50*time.Millisecond); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	b.least("burst of 20,000 ids", "bwmarrin/snowflake", median(theirsTook)/median(oursTook), 3.5,
+		fmt.Sprintf("%.2f ms against %.2f ms, in packs of 1,000", median(oursTook)*1000, median(theirsTook)*1000))
+}

@@ -1,0 +1,353 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"github.com/eprod/eprod/internal/kafka"
+)
+
+// The bench prints ratios beside baselines of the same run; it asserts nothing about time. `make bench` runs it.
+const benchVariable = "EPROD_TEST_BENCH"
+
+// line is one row of the bench's table.
+type line struct {
+	Ratio    string  `json:"ratio"`
+	Baseline string  `json:"baseline"`
+	Seen     float64 `json:"seen"`
+	Must     string  `json:"must"`
+	OK       bool    `json:"ok"`
+	Detail   string  `json:"detail"`
+}
+
+type bench struct {
+	t        *testing.T
+	d        *deployment
+	tr       *trial
+	v        *verifier
+	api      *process
+	worker   *process
+	services map[string]int // name → pid
+	lines    []line
+}
+
+func (b *bench) least(ratio, baseline string, seen, must float64, detail string) {
+	b.lines = append(b.lines, line{ratio, baseline, seen, fmt.Sprintf("at least %g", must), seen >= must, detail})
+}
+
+func (b *bench) most(ratio, baseline string, seen, must float64, detail string) {
+	b.lines = append(b.lines, line{ratio, baseline, seen, fmt.Sprintf("at most %g", must), seen <= must, detail})
+}
+
+func TestBench(t *testing.T) {
+	if os.Getenv(benchVariable) == "" {
+		t.Log("left out: the bench; make bench runs it")
+		return
+	}
+	d := newDeployment(t)
+	b := &bench{t: t, d: d, api: d.start("api"), worker: d.start("processor"), services: servicePids(t, d)}
+	b.tr = newTrial(t, d, burstSize, []string{"w", "a", "b", "c", "x", "y", "p"}, b.api.api)
+	b.v = newVerifier(t, d, b.tr)
+	b.bursts()
+	b.large()
+	b.latency()
+	b.inserts()
+	b.lookups()
+	b.ids()
+	b.print()
+}
+
+// servicePids asks dev/services which processes are its own.
+func servicePids(t *testing.T, d *deployment) map[string]int {
+	t.Helper()
+	out, err := exec.Command(d.service, "status").Output()
+	if err != nil {
+		t.Fatalf("status: %v", err)
+	}
+	pids := map[string]int{}
+	for row := range strings.Lines(string(out)) {
+		fields := strings.Fields(row)
+		if pid, err := strconv.Atoi(fields[len(fields)-1]); err == nil {
+			pids[fields[0]] = pid
+		}
+	}
+	return pids
+}
+
+// cpu returns the CPU seconds that a process has used, all threads, from /proc/PID/stat (proc(5), fields 14 and 15).
+func cpu(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
+	user, _ := strconv.ParseInt(fields[11], 10, 64)
+	system, _ := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+// bare is a baseline in a process of its own: gin that reads a body and answers 202, with or without an awaited produce.
+type bare struct {
+	address string
+	pid     int
+}
+
+func (b *bench) bare(mode string) bare {
+	b.t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestBare$")
+	cmd.Env = append(append(os.Environ(), b.d.env...), "EPROD_TEST_BARE="+mode)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	var address string
+	if _, err := fmt.Fscanln(out, &address); err != nil {
+		b.t.Fatalf("baseline %s: %v", mode, err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, out) }()
+	return bare{address, cmd.Process.Pid}
+}
+
+// TestBare is the baseline's process; it serves until it is killed.
+func TestBare(t *testing.T) {
+	mode := os.Getenv("EPROD_TEST_BARE")
+	if mode == "" {
+		return
+	}
+	gin.SetMode(gin.ReleaseMode)
+	engine := gin.New()
+	produce := func(context.Context, []byte) error { return nil }
+	if mode == "produce" {
+		config := kafka.DefaultConfig()
+		config.Brokers, config.Prefix = strings.Split(os.Getenv("EPROD_KAFKA__BROKERS"), ","), os.Getenv("EPROD_KAFKA__PREFIX")
+		if err := kafka.EnsureTopics(t.Context(), config, nil, []kafka.Topic{{Name: "bare"}}); err != nil {
+			t.Fatal(err)
+		}
+		producer := kafka.NewProducer(config, nil, slog.New(slog.DiscardHandler))
+		go func() { _ = producer.Run(context.Background()) }()
+		n := 0
+		produce = func(ctx context.Context, body []byte) error {
+			n++
+			return producer.Send(ctx, kafka.Message{Topic: "bare", Partition: int32(n % 8), Value: body})
+		}
+		for produce(t.Context(), []byte("x")) != nil {
+			if err := pause(t.Context(), 50*time.Millisecond); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	engine.POST("/", func(c *gin.Context) {
+		body, err := io.ReadAll(c.Request.Body)
+		if err == nil {
+			err = produce(c.Request.Context(), body)
+		}
+		if err != nil {
+			c.Status(http.StatusServiceUnavailable)
+			return
+		}
+		c.Data(http.StatusAccepted, "application/json", []byte(`{"id":"383140337935187968","state":"received"}`))
+	})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("http://%s\n", listener.Addr())
+	server := &http.Server{Handler: engine, ReadHeaderTimeout: 5 * time.Second}
+	t.Fatal(server.Serve(listener))
+}
+
+// burst posts one body per participant over at most 400 connections and returns the wall time and the server's CPU.
+func (b *bench) burst(s bare) (wall, used time.Duration) {
+	body := envelopeOf("1", burstResponse(uuid.New(), "1.0.0", time.Now().Format(time.RFC3339), ""))
+	c := newClient(400, s.address)
+	before, began := cpu(b.t, s.pid), time.Now()
+	b.tr.each(b.t, func(ctx context.Context, i int, p *person) error {
+		a, err := c.do(ctx, 0, "POST", "/", p.token, body)
+		if err == nil && a.Status != 202 {
+			err = fmt.Errorf("baseline answers %d", a.Status)
+		}
+		return err
+	})
+	return time.Since(began), cpu(b.t, s.pid) - before
+}
+
+// wave is one burst of the product: the last 202, the last row, and CPU by process.
+type wave struct {
+	acked, stored time.Duration
+	front         time.Duration
+	all           map[string]time.Duration
+}
+
+func (b *bench) wave(rule string) wave {
+	pids := map[string]int{"api": b.api.cmd.Process.Pid, "processor": b.worker.cmd.Process.Pid}
+	for name, pid := range b.services {
+		if name != "etcd" {
+			pids[name] = pid
+		}
+	}
+	before := map[string]time.Duration{}
+	for name, pid := range pids {
+		before[name] = cpu(b.t, pid)
+	}
+	r := newRound(b.tr, rule)
+	began := time.Now()
+	b.tr.each(b.t, func(ctx context.Context, i int, p *person) error { return r.submit(ctx, b.tr, i, p) })
+	w := wave{acked: time.Since(began), all: map[string]time.Duration{}}
+	w.front = cpu(b.t, pids["api"]) - before["api"]
+	b.v.stored += burstSize
+	b.drained()
+	w.stored = time.Since(began)
+	for name, pid := range pids {
+		w.all[name] = cpu(b.t, pid) - before[name]
+	}
+	if n := r.retries.Load(); n > 0 {
+		b.t.Errorf("%d submissions were refused in a bench wave", n)
+	}
+	return w
+}
+
+// drained waits until every row is there, asking cheaply, then holds the rows against what was sent.
+func (b *bench) drained() {
+	eventually(b.t, 120*time.Second, func() string {
+		n := 0
+		for _, shard := range b.v.shards {
+			var rows int
+			if err := shard.QueryRowContext(b.t.Context(), "SELECT COUNT(*) FROM task WHERE study_id = ?", b.tr.study).Scan(&rows); err != nil {
+				return err.Error()
+			}
+			n += rows
+		}
+		if n < b.v.stored {
+			return fmt.Sprintf("%d of %d rows", n, b.v.stored)
+		}
+		return ""
+	})
+	if got := b.v.rows(b.t); got.Responses != b.v.stored || got.Quarantine+got.Conflicts != 0 {
+		b.t.Errorf("rows %+v, want %d responses: something was lost or doubled", got, b.v.stored)
+	}
+}
+
+// bursts interleaves the baselines and the product, three times, and compares the medians.
+func (b *bench) bursts() {
+	plain, producing := b.bare("gin"), b.bare("produce")
+	b.burst(plain)
+	b.burst(producing)
+	b.wave("w") // warms connections, caches and the tables
+	var ginWall, ginCPU, baseCPU, acked, front, whole []float64
+	var last wave
+	for _, rule := range []string{"a", "b", "c"} {
+		wall, used := b.burst(plain)
+		ginWall, ginCPU = append(ginWall, wall.Seconds()), append(ginCPU, perRequest(used))
+		_, used = b.burst(producing)
+		baseCPU = append(baseCPU, perRequest(used))
+		last = b.wave(rule)
+		acked, front = append(acked, last.acked.Seconds()), append(front, perRequest(last.front))
+		total := 0.0
+		for _, used := range last.all {
+			total += perRequest(used)
+		}
+		whole = append(whole, total)
+	}
+	var detail []string
+	for _, name := range []string{"api", "processor", "kafka-1", "mysql-shard0", "mysql-shard1", "mysql-meta", "redis"} {
+		detail = append(detail, fmt.Sprintf("%s %.0f", name, perRequest(last.all[name])))
+	}
+	b.least("front CPU per submission", "bare gin + awaited produce", median(baseCPU)/median(front), 0.75,
+		fmt.Sprintf("baseline %.0f µs, product %.0f µs", median(baseCPU), median(front)))
+	b.least("front requests/s", "bare gin", median(ginWall)/median(acked), 0.45,
+		fmt.Sprintf("baseline %.0f/s, product %.0f/s with the processor beside it", burstSize/median(ginWall), burstSize/median(acked)))
+	b.most("burst of 5,000, last 202", "bare gin", median(acked)/median(ginWall), 2.0, fmt.Sprintf("baseline %.2f s, product %.2f s", median(ginWall), median(acked)))
+	b.most("CPU per stored submission, all processes", "bare gin", median(whole)/median(ginCPU), 6,
+		fmt.Sprintf("baseline %.0f µs, product %.0f µs: %s", median(ginCPU), median(whole), strings.Join(detail, ", ")))
+}
+
+func perRequest(d time.Duration) float64 { return float64(d.Microseconds()) / burstSize }
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
+
+// large sends 10,000 in one burst: two tasks of each participant.
+func (b *bench) large() {
+	first, second := newRound(b.tr, "x"), newRound(b.tr, "y")
+	people := append(slices.Clone(b.tr.people), b.tr.people...)
+	began := time.Now()
+	b.tr.eachOf(b.t, people, func(ctx context.Context, i int, p *person) error {
+		if i < burstSize {
+			return first.submit(ctx, b.tr, i, p)
+		}
+		return second.submit(ctx, b.tr, i-burstSize, p)
+	})
+	acked := time.Since(began)
+	b.v.stored += 2 * burstSize
+	b.drained()
+	stored := time.Since(began)
+	b.most("burst of 10,000, last row stored", "last 202", stored.Seconds()/acked.Seconds(), 1.5, fmt.Sprintf("last 202 %.2f s, last row %.2f s", acked.Seconds(), stored.Seconds()))
+}
+
+// latency sends at a constant rate, a quarter of what the burst reached, and counts from the scheduled time.
+func (b *bench) latency() {
+	const rate = 400.0 // per second; about a quarter of what two cores take with everything on them
+	r := newRound(b.tr, "p")
+	took := make([]float64, burstSize)
+	began := time.Now()
+	b.tr.eachOf(b.t, b.tr.people, func(ctx context.Context, i int, p *person) error {
+		due := began.Add(time.Duration(float64(i) / rate * float64(time.Second)))
+		if err := pause(ctx, time.Until(due)); err != nil {
+			return err
+		}
+		err := r.submit(ctx, b.tr, i, p)
+		took[i] = time.Since(due).Seconds() * 1000
+		return err
+	})
+	b.v.stored += burstSize
+	b.drained()
+	slices.Sort(took)
+	p50, p99 := took[burstSize/2], took[burstSize*99/100]
+	b.most("p99 of 202 at 400/s", "p50", p99/p50, 6, fmt.Sprintf("p50 %.1f ms, p99 %.1f ms", p50, p99))
+	b.most("p99 of 202 at 400/s, in ms", "100 ms", p99, 100, "open loop, counted from the scheduled time")
+}
+
+func (b *bench) print() {
+	var out strings.Builder
+	fmt.Fprintf(&out, "\n%-42s %-28s %8s  %-14s %-6s %s\n", "ratio", "baseline", "seen", "must", "", "detail")
+	for _, l := range b.lines {
+		verdict := "ok"
+		if !l.OK {
+			verdict = "BELOW"
+		}
+		fmt.Fprintf(&out, "%-42s %-28s %8.2f  %-14s %-6s %s\n", l.Ratio, l.Baseline, l.Seen, l.Must, verdict, l.Detail)
+	}
+	fmt.Print(out.String())
+	if file := os.Getenv(benchVariable); file != "1" {
+		content, err := json.MarshalIndent(b.lines, "", "  ")
+		if err == nil {
+			err = os.WriteFile(file, content, 0o600)
+		}
+		if err != nil {
+			b.t.Error(err)
+		}
+	}
+}
