@@ -85,14 +85,19 @@ type Cache struct {
 // expire together.
 func New(store Store, ttl time.Duration) *Cache { return &Cache{store: store, ttl: ttl} }
 
+// loadTimeout bounds a load, which outlives the caller that began it.
+const loadTimeout = 10 * time.Second
+
 // Fetch returns the value of a key, from the store or else from load, whose errors it returns. Callers that miss the same
-// key at once share one load; it goes on when one of them leaves.
+// key at once share one load; it goes on when one of them leaves, for ten seconds at the longest. Callers share the slice
+// and must not change it.
 func (c *Cache) Fetch(ctx context.Context, key string, load func(ctx context.Context) ([]byte, error)) ([]byte, error) {
 	if value, ok, err := c.store.Get(ctx, key); err == nil && ok {
 		return value, nil
 	}
 	flight := c.flights.DoChan(key, func() (any, error) {
-		ctx := context.WithoutCancel(ctx)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
+		defer cancel()
 		value, err := load(ctx)
 		if err != nil {
 			return nil, err

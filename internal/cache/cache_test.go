@@ -103,3 +103,84 @@ func TestHungCacheIsAMiss(t *testing.T) {
 		t.Errorf("took %v", took)
 	}
 }
+
+// broken is a store that fails in each of its ways.
+type broken struct{ get, set error }
+
+func (b broken) Get(context.Context, string) ([]byte, bool, error) {
+	return []byte("wrong"), b.get == nil, b.get
+}
+
+func (b broken) Set(context.Context, string, []byte, time.Duration) error { return b.set }
+
+func TestFailingStoreIsAMiss(t *testing.T) {
+	boom := errors.New("boom")
+	c := New(broken{boom, boom}, time.Hour)
+	for range 2 {
+		if v, err := c.Fetch(t.Context(), "k", func(context.Context) ([]byte, error) { return []byte("value"), nil }); err != nil || string(v) != "value" {
+			t.Errorf("%q %v", v, err)
+		}
+	}
+}
+
+// TestLoadOutlivesItsFirstCaller: whoever began a load may leave; the others get its value.
+func TestLoadOutlivesItsFirstCaller(t *testing.T) {
+	c := New(broken{get: errors.New("boom")}, time.Hour)
+	entered, open := make(chan struct{}), make(chan struct{})
+	load := func(ctx context.Context) ([]byte, error) {
+		close(entered)
+		<-open
+		if _, bounded := ctx.Deadline(); !bounded {
+			t.Error("a load without an end")
+		}
+		return []byte("value"), ctx.Err()
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	first, second := make(chan error, 1), make(chan string, 1)
+	go func() { _, err := c.Fetch(ctx, "k", load); first <- err }()
+	<-entered
+	leave()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want that the caller left", err)
+	}
+	go func() {
+		v, err := c.Fetch(t.Context(), "k", func(context.Context) ([]byte, error) { return []byte("loaded twice"), nil })
+		second <- fmt.Sprintf("%s %v", v, err)
+	}()
+	select {
+	case got := <-second:
+		t.Fatalf("got %s before the load ended", got)
+	case <-time.After(50 * time.Millisecond): // by now it waits for the same load
+	}
+	close(open)
+	if got := <-second; got != "value <nil>" {
+		t.Errorf("got %s, want the value of the load under way", got)
+	}
+}
+
+// TestValuesExpire: a tenth apart at the most, never later than asked, and under the prefix.
+func TestValuesExpire(t *testing.T) {
+	server := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true, MaxRetries: -1})
+	defer client.Close()
+	c := New(NewRedis(client, "eprod:", time.Second), 10*time.Hour)
+	different := make(map[time.Duration]bool)
+	for i := range 20 {
+		key := fmt.Sprint(i)
+		if _, err := c.Fetch(t.Context(), key, func(context.Context) ([]byte, error) { return []byte("v"), nil }); err != nil {
+			t.Fatal(err)
+		}
+		ttl := server.TTL("eprod:" + key)
+		if ttl > 10*time.Hour || ttl < 9*time.Hour {
+			t.Errorf("kept for %v", ttl)
+		}
+		different[ttl] = true
+	}
+	if len(different) < 2 {
+		t.Error("all values expire together")
+	}
+	server.FastForward(10 * time.Hour)
+	if v, err := c.Fetch(t.Context(), "1", func(context.Context) ([]byte, error) { return []byte("new"), nil }); err != nil || string(v) != "new" {
+		t.Errorf("%q %v", v, err)
+	}
+}

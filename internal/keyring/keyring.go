@@ -68,7 +68,8 @@ type Keyring struct {
 	random  io.Reader
 }
 
-// New returns a keyring whose first key is the primary. Random must be a cryptographic source, safe for concurrent use.
+// New returns a keyring whose first key is the primary, and whose last, oldest one keeps the blind index: it must stay the
+// last for as long as indexes are stored. Random must be a cryptographic source, safe for concurrent use.
 func New(keys []MasterKey, random io.Reader) (*Keyring, error) {
 	if len(keys) == 0 {
 		return nil, errors.New("keyring: at least one master key is needed")
@@ -77,6 +78,9 @@ func New(keys []MasterKey, random io.Reader) (*Keyring, error) {
 	for _, key := range keys {
 		if len(key.Secret) != keySize {
 			return nil, fmt.Errorf("keyring: master key %d has %d bytes, want %d", key.ID, len(key.Secret), keySize)
+		}
+		if _, twice := k.wraps[key.ID]; twice {
+			return nil, fmt.Errorf("keyring: the number %d stands for two master keys", key.ID)
 		}
 		for purpose, into := range map[string]map[uint32]*DataKey{purposeWrap: k.wraps, purposeIntake: k.intakes} {
 			derived, err := derive(key.Secret, purpose)
@@ -89,7 +93,6 @@ func New(keys []MasterKey, random io.Reader) (*Keyring, error) {
 			into[key.ID].id = key.ID
 		}
 	}
-	// The index must not change when keys rotate: it belongs to the oldest key, which stays last.
 	var err error
 	k.index, err = derive(keys[len(keys)-1].Secret, purposeIndex)
 	return k, err
@@ -141,7 +144,8 @@ func ownerData(owner int64) []byte {
 }
 
 // Intake returns the door's key, for bodies whose owner's key could not be read at that moment. It follows from the
-// primary master key; what it sealed under an earlier primary still opens.
+// primary master key; what it sealed under an earlier primary still opens. One key with random nonces may seal 2^32 bodies
+// (NIST SP 800-38D, 8.3): enough for what is sealed only while a participant's key is out of reach.
 func (k *Keyring) Intake() *DataKey {
 	intake := *k.intakes[k.primary]
 	intake.tagged = k.intakes
