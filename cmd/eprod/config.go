@@ -29,6 +29,7 @@ type Config struct {
 	DataDir       string                    `koanf:"dataDir"`
 	PublicURL     string                    `koanf:"publicUrl"`
 	Log           LogConfig                 `koanf:"log"`
+	Runtime       RuntimeConfig             `koanf:"runtime"`
 	HTTP          web.Config                `koanf:"http"`
 	Database      DatabaseConfig            `koanf:"database"`
 	Kafka         KafkaConfig               `koanf:"kafka"`
@@ -56,6 +57,12 @@ type QuestionnaireConfig struct {
 type LogConfig struct {
 	Level  string `koanf:"level"`
 	Format string `koanf:"format"`
+}
+
+// RuntimeConfig trades memory for CPU.
+type RuntimeConfig struct {
+	GCPercent   int   `koanf:"gcPercent"`
+	MemoryLimit int64 `koanf:"memoryLimit"`
 }
 
 // DatabaseConfig says where metadata and shards are. Without a DSN the embedded stores are used.
@@ -104,6 +111,7 @@ func defaultConfig() Config {
 	c := Config{
 		Role: "all", DataDir: "data", PublicURL: "http://localhost:8080",
 		Log:           LogConfig{Level: "info", Format: "auto"},
+		Runtime:       RuntimeConfig{GCPercent: 400, MemoryLimit: 1 << 30},
 		HTTP:          web.DefaultConfig(),
 		Database:      DatabaseConfig{Pool: db.DefaultConfig()},
 		Kafka:         KafkaConfig{kafka.DefaultConfig()},
@@ -175,6 +183,12 @@ func (c *Config) Validate() error {
 		problems = append(problems, fmt.Errorf("publicUrl: %q: must start with http:// or https://", c.PublicURL))
 	}
 	problems = append(problems, c.Log.problems()...)
+	if c.Runtime.GCPercent < 10 || c.Runtime.GCPercent > 2000 {
+		problems = append(problems, fmt.Errorf("runtime.gcPercent: %d: must be between 10 and 2000", c.Runtime.GCPercent))
+	}
+	if c.Runtime.MemoryLimit < 64<<20 {
+		problems = append(problems, fmt.Errorf("runtime.memoryLimit: %d: must be at least 67108864", c.Runtime.MemoryLimit))
+	}
 	section("http", c.HTTP.Validate())
 	section("database.pool", c.Database.Pool.Validate())
 	section("kafka", c.Kafka.Validate())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -78,6 +79,8 @@ func (s *server) parts() []part {
 // anything is taken in.
 func serve(ctx context.Context, c *Config, out, logTo io.Writer) error {
 	log := newLogger(logTo, c)
+	debug.SetGCPercent(c.Runtime.GCPercent)
+	debug.SetMemoryLimit(c.Runtime.MemoryLimit)
 	st, err := openStores(ctx, c, log)
 	if err != nil {
 		return err
@@ -237,7 +240,13 @@ func (s *server) consume(ctx context.Context) error {
 	cc.Failing = func(topic string, partition int32, err error) {
 		s.log.WarnContext(ctx, "a batch waits", "topic", topic, "partition", partition, "error", err)
 	}
-	return kafka.Consume(ctx, s.kafka, s.dial, cc, p.Handle, s.log)
+	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var writers sync.WaitGroup
+	writers.Go(func() { _ = p.Run(writing) })
+	err := kafka.Consume(ctx, s.kafka, s.dial, cc, p.Handle, s.log)
+	stop() // nobody hands anything over any more
+	writers.Wait()
+	return err
 }
 
 func (s *server) embeddedStores(ctx context.Context) error {

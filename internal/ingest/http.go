@@ -39,6 +39,7 @@ func (d *Door) Routes(router gin.IRouter, api huma.API) {
 	web.Describe(api, huma.Operation{
 		OperationID: "submit", Method: http.MethodPost, Path: "/api/v1/submissions", Tags: []string{"submissions"},
 		Summary:     "Submit a completed questionnaire",
+		Metadata:    map[string]any{web.RouteKey: web.Route{Hot: true}},
 		Description: "Answers 202 once the submission is durable. The identifier of the response is a UUID made by the device: sending the same body again is always safe.",
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{
 			Type: huma.TypeObject, Required: []string{"task", "response"}, AdditionalProperties: false,

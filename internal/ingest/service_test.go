@@ -124,7 +124,7 @@ var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 const asked = `{"resourceType":"Questionnaire","url":"https://example.org/q","version":"1","status":"active","item":[{"linkId":"a","type":"integer","required":true}]}`
 
-func newDoor(t *testing.T) (*Service, *fakes, int64) {
+func newDoor(t testing.TB) (*Service, *fakes, int64) {
 	t.Helper()
 	definition, findings := questionnaire.Compile([]byte(asked), questionnaire.DefaultLimits())
 	if len(findings) > 0 {

@@ -40,11 +40,12 @@ type Config struct {
 	MaxRows  int           `koanf:"maxRows"`  // records of one batch
 	MaxBytes int           `koanf:"maxBytes"` // payload bytes of one batch; the MySQL driver keeps its packet buffer to 256 KiB
 	MaxSkew  time.Duration `koanf:"maxSkew"`  // how far in the future "authored" may lie, as at the door
+	Writers  int           `koanf:"writers"`  // transactions of one process on one shard at once
 }
 
 // DefaultConfig returns the batch size that measured best.
 func DefaultConfig() Config {
-	return Config{MaxRows: 100, MaxBytes: 240 << 10, MaxSkew: 10 * time.Minute}
+	return Config{MaxRows: 100, MaxBytes: 240 << 10, MaxSkew: 10 * time.Minute, Writers: 2}
 }
 
 // Validate names every setting that cannot work.
@@ -55,6 +56,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxBytes < 1024 {
 		problems = append(problems, fmt.Errorf("maxBytes: %d: must be at least 1024", c.MaxBytes))
+	}
+	if c.Writers < 1 || c.Writers > 64 {
+		problems = append(problems, fmt.Errorf("writers: %d: must be from 1 to 64", c.Writers))
 	}
 	return errors.Join(problems...)
 }

@@ -60,10 +60,17 @@ type Parts struct {
 type Service struct {
 	Parts
 	config Config
+	lanes  []chan *share // one per shard
 }
 
-// New returns a processor.
-func New(config Config, parts Parts) *Service { return &Service{Parts: parts, config: config} }
+// New returns a processor. Run must be running for Handle to commit anything.
+func New(config Config, parts Parts) *Service {
+	s := &Service{Parts: parts, config: config}
+	for range parts.Shards.All() {
+		s.lanes = append(s.lanes, make(chan *share, shareQueue))
+	}
+	return s
+}
 
 // Handle processes consecutive messages of one partition. When it returns nil everything in them is committed: stored,
 // quarantined, kept aside as a conflict, or known to be there already. An error means that some of it may be committed
@@ -75,7 +82,7 @@ func (s *Service) Handle(ctx context.Context, batch []kafka.Message) error {
 		return err
 	}
 	for _, part := range s.byShard(verdicts) {
-		if err := s.commit(ctx, part.shard, part.verdicts); err != nil {
+		if err := s.hand(ctx, part.lane, part.verdicts); err != nil {
 			return fmt.Errorf("shard %s: %w", part.shard.Name, err)
 		}
 	}
@@ -218,6 +225,7 @@ func findings(err error) []errs.Finding {
 
 type shardPart struct {
 	shard    *db.DB
+	lane     int // of its writers
 	verdicts []verdict
 }
 
@@ -231,7 +239,7 @@ func (s *Service) byShard(verdicts []verdict) []shardPart {
 		if !ok {
 			at = len(parts)
 			place[n] = at
-			parts = append(parts, shardPart{shard: s.Shards.For(v.record.Participant)})
+			parts = append(parts, shardPart{shard: s.Shards.For(v.record.Participant), lane: n})
 		}
 		parts[at].verdicts = append(parts[at].verdicts, v)
 	}

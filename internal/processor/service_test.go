@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,9 +71,14 @@ func (c *catalog) Definition(_ context.Context, _ int64, canonical string) (*que
 	return c.definition, nil
 }
 
-type meter struct{ stored, quarantined, conflicts, duplicates int }
+type meter struct {
+	mu                                         sync.Mutex
+	stored, quarantined, conflicts, duplicates int
+}
 
 func (m *meter) Processed(stored, quarantined, conflicts, duplicates int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.stored, m.quarantined, m.conflicts, m.duplicates = m.stored+stored, m.quarantined+quarantined, m.conflicts+conflicts, m.duplicates+duplicates
 }
 func (*meter) Batch(int, time.Duration) {}
@@ -123,6 +129,10 @@ func newWorld(t *testing.T, shards *db.Shards) *world {
 	}
 	w.service = New(DefaultConfig(), Parts{Catalog: w.catalog, People: w.people, Engine: task.NewEngine(), Shards: shards, Intake: w.ring.Intake(),
 		IDs: ids(w.next), Now: func() time.Time { return received.Add(time.Second) }, Meter: w.meter, Logger: slog.New(slog.NewTextHandler(&w.log, nil))})
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = w.service.Run(ctx) })
+	t.Cleanup(func() { stop(); running.Wait() })
 	return w
 }
 
@@ -211,7 +221,32 @@ func TestStoredOnceHoweverOften(t *testing.T) {
 			w.want(table, 50)
 		}
 		if w.meter.stored != 50 || w.meter.duplicates != 20+30+50 {
-			t.Errorf("counted %+v", *w.meter)
+			t.Errorf("counted %d stored and %d duplicates", w.meter.stored, w.meter.duplicates)
+		}
+	})
+}
+
+// TestPartitionsTogether: batches of many partitions at once, some of them twice, leave each submission once.
+func TestPartitionsTogether(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		var partitions sync.WaitGroup
+		for p := range int64(10) {
+			var batch []submission.Record
+			for id := p*6 + 1; id <= p*6+6; id++ {
+				u := uuid.New()
+				batch = append(batch, w.record(id, u, body(u, "1"), submission.KeyParticipant))
+			}
+			for range 1 + p%2 {
+				partitions.Go(func() {
+					if err := w.handle(batch...); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+		partitions.Wait()
+		for _, table := range []string{"receipt", "response", "task", "audit", "outbox"} {
+			w.want(table, 60)
 		}
 	})
 }
