@@ -105,14 +105,11 @@ func decode(body []byte) (envelope, error) {
 	if e.raw == nil {
 		return envelope{}, missing("response", "a FHIR QuestionnaireResponse")
 	}
-	response, err := questionnaire.ParseResponse(e.raw)
-	if err != nil {
+	var err error
+	if e.submission, err = submission.ParseUUID(e.response.Identifier); err != nil {
 		return envelope{}, err
 	}
-	if e.submission, err = submission.ParseUUID(response.Identifier); err != nil {
-		return envelope{}, err
-	}
-	e.response, e.sum = response, sha256.Sum256(e.raw)
+	e.sum = sha256.Sum256(e.raw)
 	return e, nil
 }
 
@@ -135,12 +132,9 @@ func (e *envelope) members(dec *jsontext.Decoder, body []byte) error {
 				return err
 			}
 		case "response":
-			value, err := dec.ReadValue()
-			if err != nil {
-				return malformed(err)
+			if err := e.readResponse(dec, body); err != nil {
+				return err
 			}
-			end := int(dec.InputOffset())
-			e.raw = body[end-len(value) : end]
 		default:
 			return errs.UnknownMember(strconv.QuoteToASCII(member))
 		}
@@ -149,6 +143,19 @@ func (e *envelope) members(dec *jsontext.Decoder, body []byte) error {
 		return malformed(err)
 	}
 	return nil
+}
+
+// readResponse reads the response in the same walk over the body, and keeps its exact bytes.
+func (e *envelope) readResponse(dec *jsontext.Decoder, body []byte) error {
+	start := int(dec.InputOffset())
+	for start < len(body) && bytes.IndexByte([]byte(" \t\r\n:"), body[start]) >= 0 {
+		start++
+	}
+	var err error
+	if e.response, err = questionnaire.ReadResponse(dec, string(body)); err == nil {
+		e.raw = body[start:dec.InputOffset()]
+	}
+	return err
 }
 
 func (e *envelope) readTask(dec *jsontext.Decoder) error {

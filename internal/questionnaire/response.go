@@ -51,7 +51,21 @@ const maxDepth = 64 // of items in a response; publishing allows fewer
 // items nested no deeper than 64. Elements that it does not know are read over. Numbers stay as written. Errors are
 // errs.Invalid with the code invalid_json and never repeat the input. Safe for concurrent use.
 func ParseResponse(raw []byte) (*Response, error) {
-	p := &reader{dec: jsontext.NewDecoder(bytes.NewBuffer(raw)), text: string(raw)}
+	dec := jsontext.NewDecoder(bytes.NewBuffer(raw))
+	r, err := ReadResponse(dec, string(raw))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return nil, errs.InvalidJSON("there is something after the QuestionnaireResponse")
+	}
+	return r, nil
+}
+
+// ReadResponse is ParseResponse for a value inside a larger one: it reads exactly the next value of dec, so that a body is
+// walked once. Text must be the whole input that dec reads, from its first byte.
+func ReadResponse(dec *jsontext.Decoder, text string) (*Response, error) {
+	p := &reader{dec: dec, text: text}
 	r := &Response{}
 	if p.dec.PeekKind() != '{' {
 		if _, err := p.dec.ReadToken(); err != nil {
@@ -60,11 +74,6 @@ func ParseResponse(raw []byte) (*Response, error) {
 		return nil, errs.InvalidJSON("a QuestionnaireResponse must be a JSON object")
 	}
 	p.object(func(name string) { p.head(r, name) })
-	if p.err == nil {
-		if _, err := p.dec.ReadToken(); !errors.Is(err, io.EOF) {
-			p.err = errs.InvalidJSON("there is something after the QuestionnaireResponse")
-		}
-	}
 	if p.err != nil {
 		return nil, p.err
 	}
