@@ -34,13 +34,14 @@ type Publisher interface {
 // Config bounds a relay.
 type Config struct {
 	Interval time.Duration `koanf:"interval"` // how often the table is looked at when nobody notifies
+	Gather   time.Duration `koanf:"gather"`   // after a commit, how long others may join before the round begins
 	Batch    int           `koanf:"batch"`    // rows of one transaction
 	MaxPause time.Duration `koanf:"maxPause"` // longest pause after failures in a row
 }
 
 // DefaultConfig returns settings that add little to an idle database.
 func DefaultConfig() Config {
-	return Config{Interval: time.Second, Batch: 500, MaxPause: 10 * time.Second}
+	return Config{Interval: time.Second, Gather: 50 * time.Millisecond, Batch: 500, MaxPause: 10 * time.Second}
 }
 
 // Validate returns every problem at once, each as "key: value: what would be right".
@@ -48,6 +49,9 @@ func (c Config) Validate() error {
 	var problems []error
 	if c.Interval <= 0 {
 		problems = append(problems, fmt.Errorf("interval: %v: must be above zero, such as 1s", c.Interval))
+	}
+	if c.Gather <= 0 || c.Gather > 10*time.Second {
+		problems = append(problems, fmt.Errorf("gather: %v: must be above zero and at most 10s", c.Gather))
 	}
 	if c.Batch < 1 || c.Batch > 5000 {
 		problems = append(problems, fmt.Errorf("batch: %d: must be between 1 and 5000", c.Batch))
@@ -94,9 +98,17 @@ func (r *Relay) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return r.finish(work)
 		case <-wake:
+			// What is committed meanwhile goes along: one round for many commits.
+			gather := time.NewTimer(r.config.Gather)
+			select {
+			case <-gather.C:
+			case <-ctx.Done():
+				gather.Stop()
+				return r.finish(work)
+			}
 		case <-timer.C:
 		}
-		err := r.drain(ctx, work)
+		err := r.drain(ctx, work, r.config.Batch)
 		if err == nil {
 			pause, wake = r.config.Interval, r.wake
 		} else {
@@ -112,17 +124,17 @@ func (r *Relay) Run(ctx context.Context) error {
 func (r *Relay) finish(work context.Context) error {
 	work, cancel := context.WithTimeout(work, drainTimeout)
 	defer cancel()
-	if err := r.drain(work, work); err != nil {
+	if err := r.drain(work, work, 1); err != nil {
 		r.logger.WarnContext(work, "outbox stops with events left", "database", r.db.Name, "error", err)
 	}
 	return nil
 }
 
-// drain relays batch after batch until none is left or stop ends.
-func (r *Relay) drain(stop, work context.Context) error {
+// drain relays batch after batch until one has fewer than enough events, or stop ends.
+func (r *Relay) drain(stop, work context.Context, enough int) error {
 	for stop.Err() == nil {
 		n, err := r.Once(work)
-		if err != nil || n == 0 {
+		if err != nil || n < enough {
 			return err
 		}
 	}
