@@ -90,33 +90,46 @@ func InsertQuarantine(tx *gorm.DB, waiting []Quarantine) error {
 	return db.Insert(tx, "quarantine", quarantineColumns, rows)
 }
 
-// Relay claims up to limit spooled records of one shard, hands them to send and deletes them, all in one transaction: a
-// failure of send, or of the commit, leaves them for the next call. It returns how many were sent. Several processes may
-// relay one shard: each row is claimed by one of them.
+// Relay hands up to limit spooled records of one shard to send and deletes them. A failure of send, or of the commit, leaves
+// them for the next call, so send may see a record twice. It returns how many were sent. On MySQL the rows are claimed
+// first, so that several processes may relay one shard. SQLite's only writer must not wait for the log: there the rows are
+// read and deleted in two steps, and one caller at a time may relay.
 func Relay(ctx context.Context, shard *db.DB, limit int, send func(ctx context.Context, records []Record) error) (int, error) {
-	sent := 0
+	if shard.Dialect == db.SQLite {
+		ids, err := relayRows(ctx, shard.Read(ctx), limit, send)
+		if err != nil || len(ids) == 0 {
+			return 0, err
+		}
+		return len(ids), shard.Tx(ctx, func(tx *gorm.DB) error { return forgetSpooled(tx, ids) })
+	}
+	var ids []int64
 	err := shard.Tx(ctx, func(tx *gorm.DB) error {
-		var rows []recordRow
-		err := db.SkipLocked(tx).Table("spool").Select(spoolColumns).Order("id").Limit(limit).Find(&rows).Error
-		if err != nil || len(rows) == 0 {
-			sent = 0
+		var err error
+		if ids, err = relayRows(ctx, db.SkipLocked(tx), limit, send); err != nil || len(ids) == 0 {
 			return err
 		}
-		records := make([]Record, len(rows))
-		ids := make([]int64, len(rows))
-		for i := range rows {
-			records[i], ids[i] = rows[i].record(), rows[i].ID
-		}
-		if err := send(ctx, records); err != nil {
-			return err
-		}
-		sent = len(rows)
-		return tx.Exec("DELETE FROM spool WHERE id IN ?", ids).Error
+		return forgetSpooled(tx, ids)
 	})
 	if err != nil {
 		return 0, err
 	}
-	return sent, nil
+	return len(ids), nil
+}
+
+func relayRows(ctx context.Context, tx *gorm.DB, limit int, send func(ctx context.Context, records []Record) error) ([]int64, error) {
+	var rows []recordRow
+	if err := tx.Table("spool").Select(spoolColumns).Order("id").Limit(limit).Find(&rows).Error; err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	records, ids := make([]Record, len(rows)), make([]int64, len(rows))
+	for i := range rows {
+		records[i], ids[i] = rows[i].record(), rows[i].ID
+	}
+	return ids, send(ctx, records)
+}
+
+func forgetSpooled(tx *gorm.DB, ids []int64) error {
+	return tx.Exec("DELETE FROM spool WHERE id IN ?", ids).Error
 }
 
 // SpoolDepth returns how many records wait in a shard's spool.
