@@ -157,7 +157,7 @@ func (e *Engine) Generate(s Schedule, p Person, from, to time.Time) []Task {
 // submission is; only an id from elsewhere costs a walk through the whole schedule.
 func (e *Engine) Find(s Schedule, p Person, id int64, near time.Time) (Task, bool) {
 	day := dateOf(near.UTC()).days()
-	for _, span := range [][2]int{{day - 2, day + 1}, {-1 << 30, 1 << 30}} {
+	for _, span := range [][2]int{{day, day}, {day - 2, day + 1}, {-1 << 30, 1 << 30}} {
 		for i := range s.rules {
 			r := &s.rules[i]
 			anchor, ok := r.applies(&p)
