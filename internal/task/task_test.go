@@ -1,0 +1,410 @@
+package task
+
+import (
+	"slices"
+	"testing"
+	"time"
+	_ "time/tzdata"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/eprod/eprod/internal/errs"
+)
+
+func mustDate(t testing.TB, s string) Date {
+	t.Helper()
+	d, err := ParseDate(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestAddMonthsClamps(t *testing.T) {
+	for _, c := range []struct {
+		from string
+		n    int
+		want string
+	}{
+		{"2026-01-31", 1, "2026-02-28"}, {"2028-01-31", 1, "2028-02-29"}, {"2026-01-31", 2, "2026-03-31"}, {"2026-10-31", 1, "2026-11-30"},
+		{"2026-12-15", 1, "2027-01-15"}, {"2028-02-29", 12, "2029-02-28"}, {"2026-03-31", -1, "2026-02-28"}, {"2026-01-31", 0, "2026-01-31"},
+	} {
+		if got := mustDate(t, c.from).AddMonths(c.n).String(); got != c.want {
+			t.Errorf("%s + %d months is %s, want %s", c.from, c.n, got, c.want)
+		}
+	}
+}
+
+func TestPeriods(t *testing.T) {
+	for text, want := range map[string]period{"P0D": {}, "P84D": {0, 84}, "P2W": {0, 14}, "P1M": {1, 0}, "P1Y2M": {14, 0}, "-P3D": {0, -3}, "P1M2D": {1, 2}} {
+		if got, ok := parsePeriod(text); !ok || got != want {
+			t.Errorf("%s: %v %v, want %v", text, got, ok, want)
+		}
+	}
+	for _, text := range []string{"", "P", "84D", "P1H", "PT1H", "P1D1M", "P1.5D", "P+1D", "P99999D", "P1Dx"} {
+		if _, ok := parsePeriod(text); ok {
+			t.Errorf("%s is taken for a period", text)
+		}
+	}
+	for text, want := range map[string]time.Duration{"PT0S": 0, "PT2H": 2 * time.Hour, "PT1H30M": 90 * time.Minute, "P1D": 24 * time.Hour, "-PT1H": -time.Hour, "P1DT1M": 24*time.Hour + time.Minute} {
+		if got, ok := parseSpan(text); !ok || got != want {
+			t.Errorf("%s: %v %v, want %v", text, got, ok, want)
+		}
+	}
+	for _, text := range []string{"", "P", "PT", "P1M", "PT1D", "1H", "PT1H1H"} {
+		if _, ok := parseSpan(text); ok {
+			t.Errorf("%s is taken for a duration", text)
+		}
+	}
+	for _, text := range []string{"", "24:00", "8:00", "08:60", "08", "08:0x", "-1:00"} {
+		if _, ok := parseClock(text); ok {
+			t.Errorf("%s is taken for a time", text)
+		}
+	}
+}
+
+// TestInstant: wall times around clock changes, from the rules published for each zone.
+func TestInstant(t *testing.T) {
+	for _, c := range []struct{ name, zone, date, clock, first, second string }{
+		{"Plain", "Europe/Berlin", "2026-07-01", "20:00", "2026-07-01T18:00:00Z", ""},
+		{"NoSummerTime", "Asia/Shanghai", "2026-07-01", "20:00", "2026-07-01T12:00:00Z", ""},
+		{"SkippedHour", "Europe/Berlin", "2026-03-29", "02:30", "2026-03-29T01:00:00Z", ""},
+		{"AfterSkipped", "Europe/Berlin", "2026-03-29", "03:00", "2026-03-29T01:00:00Z", ""},
+		{"RepeatedHour", "Europe/Berlin", "2026-10-25", "02:30", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"},
+		{"BeforeRepeated", "Europe/Berlin", "2026-10-25", "01:59", "2026-10-24T23:59:00Z", ""},
+		{"AfterRepeated", "Europe/Berlin", "2026-10-25", "03:00", "2026-10-25T02:00:00Z", ""},
+		{"SkippedInNewYork", "America/New_York", "2026-03-08", "02:15", "2026-03-08T07:00:00Z", ""},
+		{"RepeatedInNewYork", "America/New_York", "2026-11-01", "01:15", "2026-11-01T05:15:00Z", "2026-11-01T06:15:00Z"},
+		{"HalfAnHourSkipped", "Australia/Lord_Howe", "2026-10-04", "02:15", "2026-10-03T15:30:00Z", ""},
+		{"HalfAnHourRepeated", "Australia/Lord_Howe", "2026-04-05", "01:45", "2026-04-04T14:45:00Z", "2026-04-04T15:15:00Z"},
+		{"MidnightSkipped", "America/Sao_Paulo", "2018-11-04", "00:00", "2018-11-04T03:00:00Z", ""},
+		{"DaySkipped", "Pacific/Apia", "2011-12-30", "12:00", "2011-12-30T10:00:00Z", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			zone, err := time.LoadLocation(c.zone)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wall, _ := parseClock(c.clock)
+			if c.second == "" {
+				c.second = c.first
+			}
+			for which, want := range map[side]string{first: c.first, second: c.second} {
+				if got := instant(mustDate(t, c.date), wall, zone, which).Format(time.RFC3339); got != want {
+					t.Errorf("occurrence %v: %s, want %s", which, got, want)
+				}
+			}
+		})
+	}
+}
+
+func rule(change func(*Rule)) Rule {
+	r := Rule{ID: "r", Questionnaire: "q|1", Anchor: "enrolment", Offset: "P0D", Repeat: &Repeat{Every: "P1D", Until: "P84D"},
+		Windows: []Window{{Opens: "18:00", Due: "20:00", Closes: "23:00", Grace: "PT2H"}}}
+	if change != nil {
+		change(&r)
+	}
+	return r
+}
+
+func schedule(t testing.TB, rules ...Rule) Schedule {
+	t.Helper()
+	s, findings := NewSchedule(1, rules, Known{})
+	if len(findings) > 0 {
+		t.Fatalf("%+v", findings)
+	}
+	return s
+}
+
+func TestScheduleFindings(t *testing.T) {
+	known := Known{Questionnaire: func(c string) bool { return c == "q|1" }, Arm: func(c string) bool { return c == "A" }}
+	for _, c := range []struct {
+		name          string
+		change        func(*Rule)
+		pointer, code string
+	}{
+		{"Good", func(*Rule) {}, "", ""},
+		{"NextDay", func(r *Rule) { r.Windows[0] = Window{Opens: "22:00", Due: "23:00", Closes: "02:00"} }, "", ""},
+		{"DueNextDay", func(r *Rule) { r.Windows[0] = Window{Opens: "22:00", Due: "01:00", Closes: "02:00"} }, "", ""},
+		{"Questionnaire", func(r *Rule) { r.Questionnaire = "q|2" }, "/rules/0/questionnaire", "unknown_questionnaire"},
+		{"Arm", func(r *Rule) { r.Arms = []string{"A", "Z"} }, "/rules/0/arms/1", "unknown_arm"},
+		{"Id", func(r *Rule) { r.ID = "" }, "/rules/0/id", "invalid_id"},
+		{"Anchor", func(r *Rule) { r.Anchor = "" }, "/rules/0/anchor", "invalid_anchor"},
+		{"Offset", func(r *Rule) { r.Offset = "1 day" }, "/rules/0/offset", "invalid_duration"},
+		{"Every", func(r *Rule) { r.Repeat.Every = "P0D" }, "/rules/0/repeat/every", "invalid_repeat"},
+		{"EveryMixed", func(r *Rule) { r.Repeat.Every = "P1M1D" }, "/rules/0/repeat/every", "invalid_repeat"},
+		{"UntilBeforeOffset", func(r *Rule) { r.Offset, r.Repeat.Until = "P30D", "P10D" }, "/rules/0/repeat/until", "invalid_repeat"},
+		{"TooMany", func(r *Rule) { r.Repeat.Until = "P30000D" }, "/rules/0/repeat/until", "too_many"},
+		{"Weekday", func(r *Rule) { r.Weekdays = []string{"MO", "XX"} }, "/rules/0/weekdays/1", "invalid_weekday"},
+		{"NoWindow", func(r *Rule) { r.Windows = nil }, "/rules/0/windows", "invalid_windows"},
+		{"Time", func(r *Rule) { r.Windows[0].Opens = "25:00" }, "/rules/0/windows/0/opens", "invalid_time"},
+		{"Inverted", func(r *Rule) { r.Windows[0].Due = "23:30" }, "/rules/0/windows/0/due", "inverted_window"},
+		{"Grace", func(r *Rule) { r.Windows[0].Grace = "P8D" }, "/rules/0/windows/0/grace", "invalid_duration"},
+		{"Overlap", func(r *Rule) { r.Windows = append(r.Windows, Window{Opens: "22:00", Due: "22:30", Closes: "23:30"}) }, "/rules/0/windows/1", "overlapping_windows"},
+		{"OverlapNextDay", func(r *Rule) {
+			r.Windows = []Window{{Opens: "08:00", Due: "09:00", Closes: "10:00"}, {Opens: "22:00", Due: "23:00", Closes: "09:00"}}
+		}, "/rules/0/windows/0", "overlapping_windows"},
+		{"Reminder", func(r *Rule) { r.Reminders = []Reminder{{At: "noon", After: "PT0S"}} }, "/rules/0/reminders/0/at", "invalid_reminder"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, findings := NewSchedule(1, []Rule{rule(c.change)}, known)
+			if c.code == "" {
+				if len(findings) > 0 {
+					t.Errorf("%+v", findings)
+				}
+				return
+			}
+			if len(findings) != 1 || findings[0].Pointer != c.pointer || findings[0].Code != c.code {
+				t.Errorf("got %+v, want %s at %s", findings, c.code, c.pointer)
+			}
+		})
+	}
+	if _, f := NewSchedule(1, []Rule{rule(nil), rule(nil)}, known); len(f) != 1 || f[0].Code != "duplicate_rule" {
+		t.Errorf("two rules of one id: %+v", f)
+	}
+	if _, f := NewSchedule(1, nil, known); len(f) != 1 || f[0].Code != "missing" {
+		t.Errorf("no rules: %+v", f)
+	}
+}
+
+func person(zone string, enrolled string, t testing.TB) Person {
+	return Person{ID: 7, Study: 3, Arm: "A", Anchors: map[string]Date{"enrolment": mustDate(t, enrolled)}, Zones: []ZoneChange{{Zone: zone}}}
+}
+
+func dates(tasks []Task) []string {
+	var out []string
+	for _, t := range tasks {
+		out = append(out, t.Date.String())
+	}
+	return out
+}
+
+var (
+	from = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	to   = time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
+func TestDatesOfRules(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Rule)
+		want   []string
+	}{
+		{"Once", func(r *Rule) { r.Repeat, r.Offset = nil, "P3D" }, []string{"2026-02-03"}},
+		{"UntilInclusive", func(r *Rule) { r.Repeat.Until = "P2D" }, []string{"2026-01-31", "2026-02-01", "2026-02-02"}},
+		{"MonthsOnThe31st", func(r *Rule) { r.Repeat = &Repeat{Every: "P1M", Until: "P4M"} }, []string{"2026-01-31", "2026-02-28", "2026-03-31", "2026-04-30", "2026-05-31"}},
+		{"EveryTwoWeeks", func(r *Rule) { r.Repeat = &Repeat{Every: "P2W", Until: "P5W"} }, []string{"2026-01-31", "2026-02-14", "2026-02-28"}},
+		{"Weekdays", func(r *Rule) { r.Repeat.Until, r.Weekdays = "P7D", []string{"MO", "TH"} }, []string{"2026-02-02", "2026-02-05"}},
+		{"WeeklyOnWeekdays", func(r *Rule) { r.Repeat, r.Weekdays = &Repeat{Every: "P2W", Until: "P20D"}, []string{"MO", "TH"} }, []string{"2026-02-02", "2026-02-05", "2026-02-16", "2026-02-19"}},
+		{"OffsetInMonths", func(r *Rule) { r.Offset, r.Repeat = "P1M", &Repeat{Every: "P1M", Until: "P3M"} }, []string{"2026-02-28", "2026-03-31", "2026-04-30"}},
+		{"BeforeTheAnchor", func(r *Rule) { r.Offset, r.Repeat = "-P3D", nil }, []string{"2026-01-28"}},
+		{"OtherArm", func(r *Rule) { r.Arms = []string{"B"} }, nil},
+		{"OtherAnchor", func(r *Rule) { r.Anchor = "visit" }, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tasks := NewEngine().Generate(schedule(t, rule(c.change)), person("Europe/Berlin", "2026-01-31", t), from, to)
+			if diff := cmp.Diff(c.want, dates(tasks)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestWindowPlaces(t *testing.T) {
+	s := schedule(t, rule(func(r *Rule) { r.Windows = []Window{{Opens: "22:00", Due: "01:00", Closes: "02:00", Grace: "PT30M"}} }))
+	tasks := NewEngine().Generate(s, person("Europe/Berlin", "2026-07-01", t), time.Date(2026, 7, 2, 20, 30, 0, 0, time.UTC), time.Date(2026, 7, 2, 20, 31, 0, 0, time.UTC))
+	if len(tasks) != 1 {
+		t.Fatalf("%d tasks, want the one that is open", len(tasks))
+	}
+	got := tasks[0]
+	for name, c := range map[string]struct {
+		at   time.Time
+		want string
+	}{"opens": {got.OpensAt, "2026-07-02T20:00:00Z"}, "due": {got.DueAt, "2026-07-02T23:00:00Z"}, "closes": {got.ClosesAt, "2026-07-03T00:00:00Z"}, "grace": {got.GraceUntil, "2026-07-03T00:30:00Z"}} {
+		if c.at.Format(time.RFC3339) != c.want {
+			t.Errorf("%s %s, want %s", name, c.at.Format(time.RFC3339), c.want)
+		}
+	}
+}
+
+func TestStates(t *testing.T) {
+	at := func(h, m int) time.Time { return time.Date(2026, 7, 1, h, m, 0, 0, time.UTC) }
+	task := Task{OpensAt: at(18, 0), ClosesAt: at(20, 0), GraceUntil: at(21, 0)}
+	for _, c := range []struct {
+		now   time.Time
+		state State
+		code  string
+		late  bool
+	}{
+		{at(17, 59), Scheduled, "task_not_open", false}, {at(18, 0), Open, "", false}, {at(20, 0), Open, "", false}, {at(20, 1), Open, "", true}, {at(21, 0), Open, "", true}, {at(21, 1), Missed, "task_closed", true},
+	} {
+		if got := task.StateAt(c.now, false); got != c.state {
+			t.Errorf("at %v: %s, want %s", c.now, got, c.state)
+		}
+		err := Acceptable(task, c.now, c.now)
+		if refusal, ok := errs.As(err); (c.code != "") != ok || ok && refusal.Code != c.code {
+			t.Errorf("at %v: %v, want %q", c.now, err, c.code)
+		}
+		if Late(task, c.now, c.now) != c.late {
+			t.Errorf("at %v: late is not %v", c.now, c.late)
+		}
+	}
+	if task.StateAt(at(23, 0), true) != Completed {
+		t.Error("a completed task stays completed")
+	}
+}
+
+// TestJourney: windows that have opened stay, later ones move, and each day has its one task whatever the route.
+func TestJourney(t *testing.T) {
+	s := schedule(t, rule(func(r *Rule) { r.Repeat.Until = "P9D" }))
+	home := person("Europe/Berlin", "2026-07-01", t)
+	before := NewEngine().Generate(s, home, from, to)
+	for _, c := range []struct {
+		name, zone, at string
+	}{
+		{"WestInMidWindow", "America/New_York", "2026-07-04T17:00:00Z"}, {"WestBeforeWindow", "America/New_York", "2026-07-04T10:00:00Z"},
+		{"EastInMidWindow", "Asia/Shanghai", "2026-07-04T17:00:00Z"}, {"EastBeforeWindow", "Asia/Shanghai", "2026-07-04T11:00:00Z"},
+		{"EastPastTheWholeWindow", "Pacific/Auckland", "2026-07-04T15:00:00Z"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			at, err := time.Parse(time.RFC3339, c.at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			away := home
+			away.Zones = append(slices.Clone(home.Zones), ZoneChange{From: at, Zone: c.zone})
+			after := NewEngine().Generate(s, away, from, to)
+			ids := func(tasks []Task) []int64 {
+				var out []int64
+				for _, t := range tasks {
+					out = append(out, t.ID)
+				}
+				slices.Sort(out)
+				return out
+			}
+			if diff := cmp.Diff(ids(before), ids(after)); diff != "" {
+				t.Errorf("tasks were lost or issued twice:\n%s", diff)
+			}
+			for _, task := range after {
+				if task.Zone == "Europe/Berlin" {
+					continue
+				}
+				if !task.ClosesAt.After(at) {
+					t.Errorf("%s moved to where it is already over", task.Date)
+				}
+				for _, old := range before {
+					if old.ID == task.ID && old.OpensAt.Before(at) {
+						t.Errorf("%s had opened and moved", task.Date)
+					}
+				}
+			}
+		})
+	}
+}
+
+var zones = []string{"Europe/Berlin", "America/New_York", "Asia/Shanghai", "Australia/Lord_Howe", "Pacific/Apia", "America/Sao_Paulo", "UTC"}
+
+func drawnRule(t *rapid.T, id string) Rule {
+	r := Rule{ID: id, Questionnaire: "q|1", Anchor: "enrolment", Offset: rapid.SampledFrom([]string{"P0D", "P3D", "P1M", "-P2D", "P2W"}).Draw(t, "offset")}
+	if rapid.Bool().Draw(t, "repeats") {
+		r.Repeat = &Repeat{Every: rapid.SampledFrom([]string{"P1D", "P3D", "P1W", "P2W", "P1M"}).Draw(t, "every"), Until: rapid.SampledFrom([]string{"P60D", "P6M", "P1Y"}).Draw(t, "until")}
+		if rapid.Bool().Draw(t, "on weekdays") {
+			r.Weekdays = []string{"MO", "SA"}
+		}
+	}
+	r.Windows = rapid.SampledFrom([][]Window{
+		{{Opens: "18:00", Due: "20:00", Closes: "23:00", Grace: "PT2H"}}, {{Opens: "00:00", Due: "12:00", Closes: "00:00"}}, {{Opens: "01:30", Due: "02:00", Closes: "02:45"}},
+		{{Opens: "08:00", Due: "09:00", Closes: "10:00"}, {Opens: "20:00", Due: "21:00", Closes: "02:30", Grace: "P1D"}},
+	}).Draw(t, "windows")
+	return r
+}
+
+// TestEngineProperties: determinism, unique ids, Find agreeing with Generate, ranges adding up, order within a window.
+func TestEngineProperties(t *testing.T) {
+	e := NewEngine()
+	rapid.Check(t, func(t *rapid.T) {
+		s, findings := NewSchedule(1, []Rule{drawnRule(t, "a"), drawnRule(t, "b")}, Known{})
+		if len(findings) > 0 {
+			t.Fatalf("%+v", findings)
+		}
+		p := Person{ID: rapid.Int64Range(1, 1<<40).Draw(t, "id"), Anchors: map[string]Date{"enrolment": dateOfDays(20454 + rapid.IntRange(0, 300).Draw(t, "enrolled"))},
+			Zones: []ZoneChange{{Zone: rapid.SampledFrom(zones).Draw(t, "zone")}}}
+		if rapid.Bool().Draw(t, "travels") {
+			p.Zones = append(p.Zones, ZoneChange{From: from.AddDate(0, 0, rapid.IntRange(0, 365).Draw(t, "when")), Zone: rapid.SampledFrom(zones).Draw(t, "to")})
+		}
+		all := e.Generate(s, p, from.AddDate(-1, 0, 0), to.AddDate(1, 0, 0))
+		if diff := cmp.Diff(all, NewEngine().Generate(s, p, from.AddDate(-1, 0, 0), to.AddDate(1, 0, 0))); diff != "" {
+			t.Fatalf("the same input gives something else: %s", diff)
+		}
+		seen := map[int64]bool{}
+		for _, task := range all {
+			if task.ID <= 0 || seen[task.ID] {
+				t.Fatalf("id %d is not positive or not unique", task.ID)
+			}
+			seen[task.ID] = true
+			if !task.OpensAt.Before(task.ClosesAt) || task.DueAt.Before(task.OpensAt) || task.DueAt.After(task.ClosesAt) || task.GraceUntil.Before(task.ClosesAt) {
+				t.Fatalf("%+v is out of order", task)
+			}
+		}
+		if len(all) > 0 {
+			one := all[rapid.IntRange(0, len(all)-1).Draw(t, "which")]
+			for _, near := range []time.Time{one.OpensAt, one.GraceUntil, from} {
+				if found, ok := e.Find(s, p, one.ID, near); !ok || found != one {
+					t.Fatalf("Find near %v gives %+v, want %+v", near, found, one)
+				}
+			}
+		}
+		cut := from.AddDate(0, 0, rapid.IntRange(0, 365).Draw(t, "cut"))
+		union := map[int64]bool{}
+		for _, part := range [][2]time.Time{{from.AddDate(-1, 0, 0), cut}, {cut, to.AddDate(1, 0, 0)}} {
+			for _, task := range e.Generate(s, p, part[0], part[1]) {
+				union[task.ID] = true
+			}
+		}
+		if len(union) != len(all) {
+			t.Fatalf("parts have %d tasks, the whole %d", len(union), len(all))
+		}
+		if _, ok := e.Find(s, p, 12345, from); ok {
+			t.Fatal("an unknown id is found")
+		}
+	})
+}
+
+// TestWallClockSurvivesClockChanges: a weekly series keeps its weekday and wall time across both changes of a year.
+func TestWallClockSurvivesClockChanges(t *testing.T) {
+	s := schedule(t, rule(func(r *Rule) { r.Repeat = &Repeat{Every: "P1W", Until: "P1Y"} }))
+	for _, name := range []string{"Europe/Berlin", "America/New_York", "Australia/Lord_Howe"} {
+		zone, err := time.LoadLocation(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tasks := NewEngine().Generate(s, person(name, "2026-01-05", t), from, to)
+		offsets := map[int]bool{}
+		for _, task := range tasks {
+			opens := task.OpensAt.In(zone)
+			_, offset := opens.Zone()
+			offsets[offset] = true
+			if opens.Weekday() != time.Monday || opens.Hour() != 18 || opens.Minute() != 0 {
+				t.Errorf("%s: opens %v, want Mondays at 18:00", name, opens)
+			}
+		}
+		if len(tasks) < 50 || len(offsets) != 2 {
+			t.Errorf("%s: %d tasks in %d offsets; the test does not cross both changes", name, len(tasks), len(offsets))
+		}
+	}
+}
+
+func BenchmarkFind(b *testing.B) {
+	s := schedule(b, rule(func(r *Rule) { r.Repeat.Until = "P365D" }))
+	p := person("Europe/Berlin", "2026-01-05", b)
+	e := NewEngine()
+	now := time.Date(2026, 11, 23, 19, 0, 0, 0, time.UTC)
+	id := e.Generate(s, p, now, now.Add(time.Second))[0].ID
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := e.Find(s, p, id, now); !ok {
+			b.Fatal("not found")
+		}
+	}
+}
