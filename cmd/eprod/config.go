@@ -172,7 +172,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	switch c.Role {
-	case "all", "api", "processor":
+	case roleAll, roleAPI, roleProcessor:
 	default:
 		problems = append(problems, fmt.Errorf("role: %q: must be all, api or processor", c.Role))
 	}
@@ -244,7 +244,7 @@ func (c *Config) storeProblems() []error {
 			problems = append(problems, fmt.Errorf("database.shards: %w", err))
 		}
 	}
-	if c.Role != "all" && c.embedded() {
+	if (c.Role == roleAPI || c.Role == roleProcessor) && c.embedded() {
 		problems = append(problems, fmt.Errorf("role: %s: separate roles need shared stores: set database.meta.dsn, database.shards, kafka.brokers and redis.address", c.Role))
 	}
 	if c.Demo && !c.allEmbedded() {
