@@ -66,9 +66,9 @@ func (c CatalogConfig) Validate() error {
 	return errors.Join(problems...)
 }
 
-// Catalog is the view of studies from memory. What it tells may be TTL old, and older while the metadata database is away;
-// published questionnaire versions never change, so they are compiled once. It is never asked about rights. Safe for
-// concurrent use.
+// Catalog is the view of studies from memory. Another process' change is seen after the TTL at the latest, this process' own
+// at once; while the metadata database is away the last view is good for StaleFor. Published questionnaire versions never
+// change, so they are compiled once. Rights are never asked of it. Safe for concurrent use.
 type Catalog struct {
 	reader   Reader
 	versions Versions
@@ -76,29 +76,33 @@ type Catalog struct {
 	limits   questionnaire.Limits
 	now      func() time.Time
 
-	mu          sync.RWMutex // guards views
-	views       map[int64]*view
+	mu      sync.RWMutex // guards views, names and changes
+	views   map[int64]*view
+	names   map[string]int64 // protocol number → study; it never changes
+	changes int64            // how often Forget was called
+
 	flights     singleflight.Group
 	definitions *lru.Cache[int64, *questionnaire.Definition]
 	bodies      *lru.Cache[int64, Published]
 }
 
-// view is one study as it was at one moment. Its parts are immutable.
+// view is one study as it was at one moment. Only its atomics ever change.
 type view struct {
-	at         time.Time
-	refreshing atomic.Bool // one caller at a time reads anew, the others go on with this view
-	study      Study
-	sites      []Site
-	arms       []Arm
-	schedule   task.Schedule
-	byName     map[string]Questionnaire // canonical → version
+	at       time.Time
+	study    Study
+	sites    []Site
+	arms     []Arm
+	schedule task.Schedule
+	byName   map[string]Questionnaire // canonical → version
+
+	next   atomic.Int64 // Unix nanoseconds from which on a caller may try to read it anew
+	failed atomic.Bool  // the last try did not succeed
 }
 
-// Published is a published questionnaire version as it is served.
-type Published struct {
-	Study int64
-	ETag  string
-	Body  []byte
+// turn lets one caller at a time read the view anew, and the next one only after a pause.
+func (v *view) turn(now time.Time, pause time.Duration) bool {
+	next := v.next.Load()
+	return now.UnixNano() >= next && v.next.CompareAndSwap(next, now.Add(pause).UnixNano())
 }
 
 const maxViews = 5000 // studies in memory; beyond, all are read anew
@@ -109,19 +113,25 @@ func NewCatalog(config CatalogConfig, limits questionnaire.Limits, reader Reader
 	if err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
 	}
-	bodies, err := lru.New[int64, Published](min(config.Definitions, 500))
+	bodies, err := lru.New[int64, Published](min(config.Definitions, maxBodies))
 	return &Catalog{reader: reader, versions: versions, config: config, limits: limits, now: now,
-		views: make(map[int64]*view), definitions: definitions, bodies: bodies}, err
+		views: make(map[int64]*view), names: make(map[string]int64), definitions: definitions, bodies: bodies}, err
 }
 
 // Forget makes the next question about a study read it anew: this process has just changed it.
 func (c *Catalog) Forget(id int64) {
 	c.mu.Lock()
 	delete(c.views, id)
+	c.changes++ // a reading that began before the change must not become the view again
 	c.mu.Unlock()
-	c.flights.Forget(strconv.FormatInt(id, 10)) // a reading that began before the change must not be taken for newer
+	c.flights.Forget(flightOf(id))
 }
 
+func flightOf(study int64) string { return "study:" + strconv.FormatInt(study, 10) }
+
+// view returns a study. In the second half of the TTL one caller reads it anew while the others go on with what there is;
+// after the TTL all wait, unless the database has just failed to answer: then the old view is good for StaleFor, and one
+// caller at a time tries.
 func (c *Catalog) view(ctx context.Context, id int64) (*view, error) {
 	c.mu.RLock()
 	v := c.views[id]
@@ -129,62 +139,82 @@ func (c *Catalog) view(ctx context.Context, id int64) (*view, error) {
 	if v == nil {
 		return c.load(ctx, id)
 	}
-	age := c.now().Sub(v.at)
-	if age < c.config.TTL {
+	now := c.now()
+	age := now.Sub(v.at)
+	usable := age < c.config.TTL || v.failed.Load() && age < c.config.StaleFor
+	if age < c.config.TTL/2 || usable && !v.turn(now, c.config.TTL/2+c.config.LoadTimeout) {
 		return v, nil
 	}
-	if age < c.config.StaleFor && !v.refreshing.CompareAndSwap(false, true) {
-		return v, nil
-	}
-	defer v.refreshing.Store(false)
 	fresh, err := c.load(ctx, id)
-	if err != nil && age < c.config.StaleFor && errs.KindOf(err) != errs.NotFound {
-		return v, nil
+	if err == nil || errs.KindOf(err) == errs.NotFound || age >= c.config.StaleFor {
+		return fresh, err
 	}
-	return fresh, err
+	if ctx.Err() == nil { // else only this caller was in a hurry
+		v.failed.Store(true)
+	}
+	return v, nil
 }
 
-// again returns a view that is younger than v, unless v is very young: for what v does not know.
+// again returns a younger view, for what v does not know: another process may have added it just now. It reads at most ten
+// times in a TTL, however many callers ask for what does not exist, and not while the database fails to answer.
 func (c *Catalog) again(ctx context.Context, v *view) *view {
-	if c.now().Sub(v.at) < c.config.TTL/10 {
+	if v.failed.Load() || c.now().Sub(v.at) < c.config.TTL/10 {
 		return v
 	}
-	if fresh, err := c.load(ctx, v.study.ID); err == nil {
-		return fresh
+	fresh, err := c.load(ctx, v.study.ID)
+	if err != nil {
+		return v
 	}
-	return v
+	return fresh
 }
 
 func (c *Catalog) load(ctx context.Context, id int64) (*view, error) {
-	flight := c.flights.DoChan(strconv.FormatInt(id, 10), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.config.LoadTimeout)
-		defer cancel()
+	return shared(ctx, c, flightOf(id), func(ctx context.Context) (*view, error) {
+		c.mu.RLock()
+		changes := c.changes
+		c.mu.RUnlock()
 		v, err := c.read(ctx, id)
 		if err != nil {
 			return nil, err
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if changes != c.changes {
+			return v, nil
+		}
 		if len(c.views) >= maxViews {
 			clear(c.views)
+			clear(c.names)
 		}
-		c.views[id] = v
+		c.views[id], c.names[v.study.Protocol] = v, id
 		return v, nil
 	})
+}
+
+// shared lets callers that ask for the same thing at once share one reading. It goes on when one of them leaves, for
+// LoadTimeout at the longest.
+func shared[T any](ctx context.Context, c *Catalog, key string, read func(ctx context.Context) (T, error)) (T, error) {
+	flight := c.flights.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.config.LoadTimeout)
+		defer cancel()
+		return read(ctx)
+	})
+	var none T
 	select {
 	case r := <-flight:
 		if r.Err != nil {
-			return nil, r.Err
+			return none, r.Err
 		}
-		return r.Val.(*view), nil
+		return r.Val.(T), nil
 	case <-ctx.Done():
-		return nil, errs.Away("the study", ctx.Err())
+		return none, errs.Away("the study", ctx.Err())
 	}
 }
 
 func (c *Catalog) read(ctx context.Context, id int64) (*view, error) {
 	v := &view{at: c.now()}
 	var err error
+	// The study comes first: what its schedule speaks of was there before, so the readings that follow know it.
 	if v.study, err = c.reader.ByID(ctx, id); err != nil {
 		return nil, err
 	}
@@ -234,7 +264,17 @@ func (c *Catalog) StudyByProtocol(ctx context.Context, name string) (Study, erro
 			return st, err
 		}
 	}
-	return c.reader.ByProtocol(ctx, name)
+	c.mu.RLock()
+	id, known := c.names[name]
+	c.mu.RUnlock()
+	if known {
+		return c.Study(ctx, id)
+	}
+	st, err := c.reader.ByProtocol(ctx, name)
+	if err != nil {
+		return Study{}, err
+	}
+	return c.Study(ctx, st.ID)
 }
 
 // Schedule returns the study's current schedule, one without rules where there is none.
@@ -311,74 +351,4 @@ func look[T any](ctx context.Context, c *Catalog, study int64, what string, ask 
 	}
 	var none T
 	return none, err
-}
-
-func (c *Catalog) version(ctx context.Context, study int64, canonical string) (Questionnaire, error) {
-	return look(ctx, c, study, "questionnaire", func(v *view) (Questionnaire, bool) {
-		q, ok := v.byName[canonical]
-		return q, ok && q.Status == Active
-	})
-}
-
-// QuestionnaireID returns the id of an active version.
-func (c *Catalog) QuestionnaireID(ctx context.Context, study int64, canonical string) (int64, error) {
-	q, err := c.version(ctx, study, canonical)
-	return q.ID, err
-}
-
-// Definition returns the compiled form of an active version. A canonical that is none is errs.Unprocessable with the code
-// invalid_response.
-func (c *Catalog) Definition(ctx context.Context, study int64, canonical string) (*questionnaire.Definition, error) {
-	q, err := c.version(ctx, study, canonical)
-	if errs.KindOf(err) == errs.NotFound && err != nil {
-		return nil, errs.New(errs.Unprocessable, "invalid_response", "the questionnaire version is not active in this study").
-			WithFindings([]errs.Finding{{Pointer: "/response/questionnaire", Expression: "QuestionnaireResponse.questionnaire",
-				Code: "unknown_questionnaire", Detail: "must be the url|version that the task names"}})
-	}
-	if err != nil {
-		return nil, err
-	}
-	if d, ok := c.definitions.Get(q.ID); ok {
-		return d, nil
-	}
-	published, err := c.Published(ctx, q.ID)
-	if err != nil {
-		return nil, err
-	}
-	d, findings := questionnaire.Compile(published.Body, c.limits)
-	if len(findings) > 0 {
-		return nil, fmt.Errorf("published questionnaire %d does not compile: %s %s", q.ID, findings[0].Code, findings[0].Pointer)
-	}
-	c.definitions.Add(q.ID, d)
-	return d, nil
-}
-
-// Published returns a published version's bytes; a draft or an unknown one is errs.NotFound. The bytes are shared.
-func (c *Catalog) Published(ctx context.Context, id int64) (Published, error) {
-	if p, ok := c.bodies.Get(id); ok {
-		return p, nil
-	}
-	// The value carries study and hash before the body, so that one fetch answers everything.
-	value, err := c.versions.Fetch(ctx, "questionnaire:"+strconv.FormatInt(id, 10), func(ctx context.Context) ([]byte, error) {
-		q, body, err := c.reader.Questionnaire(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		if q.Status != Active {
-			return nil, errs.Absent("questionnaire")
-		}
-		return append(fmt.Appendf(nil, "%d %x ", q.Study, q.SHA256[:16]), body...), nil
-	})
-	if err != nil {
-		return Published{}, err
-	}
-	var p Published
-	var hash string
-	if _, err := fmt.Sscanf(string(value[:min(len(value), 64)]), "%d %s ", &p.Study, &hash); err != nil {
-		return Published{}, fmt.Errorf("cached questionnaire %d is damaged: %w", id, err)
-	}
-	p.ETag = `"` + hash + `"`
-	p.Body = value[len(strconv.FormatInt(p.Study, 10))+len(hash)+2:]
-	c.bodies.Add(id, p)
-	return p, nil
 }

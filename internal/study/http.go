@@ -10,7 +10,6 @@ import (
 
 	"github.com/eprod/eprod/internal/auth"
 	"github.com/eprod/eprod/internal/errs"
-	"github.com/eprod/eprod/internal/task"
 	"github.com/eprod/eprod/internal/web"
 )
 
@@ -141,12 +140,7 @@ func (s *Service) Routes(api huma.API) {
 		list, err := s.Staff(ctx, int64(in.ID))
 		return whole(list, staffOf, err)
 	})
-	web.Register(api, op("put-schedule", http.MethodPut, "/api/v1/studies/{id}/schedule", "Replace the schedule by a new version", 200), s.putSchedule)
-	web.Register(api, op("get-schedule", http.MethodGet, "/api/v1/studies/{id}/schedule", "The current schedule", 200), func(ctx context.Context, in *studyID) (*out[scheduleView], error) {
-		v, err := s.Schedule(ctx, int64(in.ID))
-		return answer(scheduleView{v.Version, v.Rules}, err)
-	})
-	web.Register(api, op("preview-schedule", http.MethodPost, "/api/v1/studies/{id}/schedule/preview", "Tasks of an imagined participant", 200), s.preview)
+	s.scheduleRoutes(api)
 }
 
 func answer[T any](v T, err error) (*out[T], error) {
@@ -230,71 +224,4 @@ func (s *Service) postStaff(ctx context.Context, in *struct {
 }) (*out[staffView], error) {
 	g, err := s.AddStaff(ctx, int64(in.ID), in.Body.Username, auth.Role(in.Body.Role), in.Body.Site)
 	return answer(staffOf(g), err)
-}
-
-type scheduleView struct {
-	Version int64       `json:"version"`
-	Rules   []task.Rule `json:"rules"`
-}
-
-type newRules struct {
-	Rules []task.Rule `json:"rules"`
-}
-
-func (s *Service) putSchedule(ctx context.Context, in *struct {
-	ID   web.ID `path:"id"`
-	Body newRules
-}) (*out[scheduleView], error) {
-	v, err := s.PutSchedule(ctx, int64(in.ID), in.Body.Rules)
-	return answer(scheduleView{v.Version, v.Rules}, err)
-}
-
-type imagined struct {
-	Rules   []task.Rule       `json:"rules,omitempty" doc:"absent: the current schedule"`
-	Zone    string            `json:"zone"`
-	Arm     string            `json:"arm,omitempty"`
-	Anchors map[string]string `json:"anchors" doc:"event → YYYY-MM-DD"`
-	From    time.Time         `json:"from"`
-	To      time.Time         `json:"to"`
-}
-
-type previewInput struct {
-	ID   web.ID `path:"id"`
-	Body imagined
-}
-
-type previewList struct {
-	Tasks []previewTask `json:"tasks"`
-}
-
-type previewTask struct {
-	Rule     string    `json:"rule"`
-	Date     string    `json:"date" format:"date"`
-	OpensAt  time.Time `json:"opensAt"`
-	DueAt    time.Time `json:"dueAt"`
-	ClosesAt time.Time `json:"closesAt"`
-}
-
-func (s *Service) preview(ctx context.Context, in *previewInput) (*out[previewList], error) {
-	p := task.Person{Arm: in.Body.Arm, Anchors: make(map[string]task.Date), Zones: []task.ZoneChange{{Zone: in.Body.Zone}}}
-	var findings []errs.Finding
-	if _, err := time.LoadLocation(in.Body.Zone); err != nil || in.Body.Zone == "" {
-		findings = append(findings, errs.Finding{Pointer: "/zone", Code: "unknown_zone", Detail: "must be an IANA time zone such as Europe/Berlin"})
-	}
-	for event, text := range in.Body.Anchors {
-		date, err := task.ParseDate(text)
-		if err != nil {
-			findings = append(findings, errs.Finding{Pointer: "/anchors/" + event, Code: "invalid_date", Detail: "must be a date as YYYY-MM-DD"})
-		}
-		p.Anchors[event] = date
-	}
-	if len(findings) > 0 {
-		return nil, errs.InvalidField(findings...)
-	}
-	tasks, err := s.Preview(ctx, int64(in.ID), in.Body.Rules, p, in.Body.From, in.Body.To)
-	body := previewList{Tasks: make([]previewTask, len(tasks))}
-	for i, t := range tasks {
-		body.Tasks[i] = previewTask{t.Rule, t.Date.String(), t.OpensAt, t.DueAt, t.ClosesAt}
-	}
-	return answer(body, err)
 }

@@ -1,6 +1,7 @@
 package study
 
 import (
+	"bytes"
 	"context"
 	"net/http"
 	"strconv"
@@ -24,6 +25,11 @@ func questionnaireOf(q Questionnaire) questionnaireView {
 	return questionnaireView{web.ID(q.ID), q.URL, q.Version, q.Title, q.Status, []errs.Finding{}}
 }
 
+type importOutput struct {
+	Status int
+	Body   questionnaireView
+}
+
 // Bucket refuses callers that come too often, with errs.RateLimited.
 type Bucket interface {
 	Check(key string) error
@@ -40,13 +46,20 @@ type servedOutput struct {
 // QuestionnaireRoutes registers import, publishing and serving of questionnaires. The serving routes pass the bucket, keyed
 // by caller.
 func (s *Service) QuestionnaireRoutes(api huma.API, bucket Bucket, caller func(ctx context.Context) string) {
-	web.Register(api, op("import-questionnaire", http.MethodPost, "/api/v1/studies/{id}/questionnaires", "Import a FHIR R4 Questionnaire as a draft version", 201),
+	web.Register(api, op("import-questionnaire", http.MethodPost, "/api/v1/studies/{id}/questionnaires", "Import a FHIR R4 Questionnaire as a draft version; 200 where the version was there already", 201),
 		func(ctx context.Context, in *struct {
 			ID      web.ID `path:"id"`
 			RawBody []byte `contentType:"application/json"`
-		}) (*out[questionnaireView], error) {
-			q, err := s.ImportQuestionnaire(ctx, int64(in.ID), append([]byte(nil), in.RawBody...))
-			return answer(questionnaireOf(q), err)
+		}) (*importOutput, error) {
+			q, created, err := s.importVersion(ctx, int64(in.ID), bytes.Clone(in.RawBody))
+			if err != nil {
+				return nil, err
+			}
+			o := &importOutput{Status: http.StatusOK, Body: questionnaireOf(q)}
+			if created {
+				o.Status = http.StatusCreated
+			}
+			return o, nil
 		})
 	web.Register(api, op("list-questionnaires", http.MethodGet, "/api/v1/studies/{id}/questionnaires", "Questionnaire versions of a study", 200),
 		func(ctx context.Context, in *studyID) (*out[web.Page[questionnaireView]], error) {
@@ -75,14 +88,14 @@ func (s *Service) QuestionnaireRoutes(api huma.API, bucket Bucket, caller func(c
 		}
 		return o, nil
 	}
-	web.Register(api, op("get-questionnaire", http.MethodGet, "/api/v1/questionnaires/{id}", "A published questionnaire", 200),
+	web.Register(api, op("get-questionnaire", http.MethodGet, "/api/v1/questionnaires/{id}", "A published questionnaire; staff may read drafts", 200),
 		func(ctx context.Context, in *struct {
 			ID          web.ID `path:"id"`
 			IfNoneMatch string `header:"If-None-Match"`
 		}) (*servedOutput, error) {
 			return serve(ctx, int64(in.ID), in.IfNoneMatch)
 		})
-	web.Register(api, op("get-study-questionnaire", http.MethodGet, "/api/study/questionnaire", "A published questionnaire", 200),
+	web.Register(api, op("get-study-questionnaire", http.MethodGet, "/api/study/questionnaire", "A published questionnaire; staff may read drafts", 200),
 		func(ctx context.Context, in *struct {
 			ID          string `query:"id" doc:"id of the version"`
 			IfNoneMatch string `header:"If-None-Match"`

@@ -3,6 +3,7 @@ package study
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -18,11 +19,7 @@ import (
 // Store keeps studies in the metadata database. It is safe for concurrent use.
 type Store struct{ Meta *db.DB }
 
-var (
-	studyColumns = []string{"id", "protocol", "title", "zone", "status", "languages", "participant_pin", "version", "schedule_version", "created_at"}
-	headColumns  = []string{"id", "study_id", "url", "version", "title", "status", "sha256", "created_at", "published_at"}
-	bodyColumns  = append(append([]string{}, headColumns...), "body")
-)
+var studyColumns = []string{"id", "protocol", "title", "zone", "status", "languages", "participant_pin", "version", "schedule_version", "created_at"}
 
 type studyRow struct {
 	ID              int64
@@ -42,26 +39,9 @@ func (r *studyRow) study() Study {
 		ParticipantPin: r.ParticipantPin, Version: r.Version, ScheduleVersion: r.ScheduleVersion, CreatedAt: db.Time(r.CreatedAt)}
 }
 
-type questionnaireRow struct {
-	ID          int64
-	StudyID     int64
-	URL         string
-	Version     string
-	Title       string
-	Status      string
-	SHA256      []byte `gorm:"column:sha256"`
-	CreatedAt   int64
-	PublishedAt int64
-	Body        []byte
-}
+var codedColumns = []string{"id", "study_id", "code", "name"}
 
-func (r *questionnaireRow) questionnaire() Questionnaire {
-	q := Questionnaire{ID: r.ID, Study: r.StudyID, URL: r.URL, Version: r.Version, Title: r.Title, Status: r.Status,
-		CreatedAt: db.Time(r.CreatedAt), PublishedAt: db.Time(r.PublishedAt)}
-	copy(q.SHA256[:], r.SHA256)
-	return q
-}
-
+// codedRow is a site or an arm.
 type codedRow struct {
 	ID      int64
 	StudyID int64
@@ -69,9 +49,44 @@ type codedRow struct {
 	Name    string
 }
 
-// Create writes a study, its creator's grant and the audit entry.
-func (s *Store) Create(ctx context.Context, st Study, creator int64, entry audit.Entry) error {
-	err := s.Meta.Tx(ctx, func(tx *gorm.DB) error {
+// written gives a refused write its kind: taken names the natural key that is taken already. An id that is taken is not the
+// caller's doing and raises the alarm of an internal error.
+func written(table, taken string, err error) error {
+	if key := db.DuplicateKey(err); key == "PRIMARY" || key == table+".id" || key == "audit.id" {
+		return errs.New(errs.Internal, "internal", "an id was issued twice: "+table).WithCause(err)
+	}
+	if db.IsDuplicate(err) {
+		return errs.Exists(taken).WithCause(err)
+	}
+	return db.Error(table, err)
+}
+
+// design locks a study's row until the transaction ends and refuses where its design may not change any more. Changes of one
+// study therefore happen one after the other.
+func design(tx *gorm.DB, study int64) error {
+	var r studyRow
+	if err := db.ForUpdate(tx).Table("study").Select("id", "status").Where("id = ?", study).Take(&r).Error; err != nil {
+		return db.Error("study", err)
+	}
+	st := Study{ID: r.ID, Status: r.Status}
+	return st.mutable()
+}
+
+// room refuses one more row where a study has the most that it may have. The caller holds the lock of design.
+func room(tx *gorm.DB, table, what string, study int64, most int) error {
+	var n int64
+	if err := tx.Table(table).Where("study_id = ?", study).Count(&n).Error; err != nil {
+		return err
+	}
+	if n >= int64(most) {
+		return errFull(what, most)
+	}
+	return nil
+}
+
+// Create writes a study, its creator's grant and the audit entries. A protocol number that is taken is errs.Conflict.
+func (s *Store) Create(ctx context.Context, st Study, creator int64, entries ...audit.Entry) error {
+	return written("study", "a study with this protocol number", s.Meta.Tx(ctx, func(tx *gorm.DB) error {
 		err := db.Insert(tx, "study", studyColumns, [][]any{{st.ID, st.Protocol, st.Title, st.Zone, st.Status, strings.Join(st.Languages, ","),
 			st.ParticipantPin, st.Version, st.ScheduleVersion, db.Micros(st.CreatedAt)}})
 		if err != nil {
@@ -80,9 +95,8 @@ func (s *Store) Create(ctx context.Context, st Study, creator int64, entry audit
 		if err := db.Insert(tx, "study_staff", staffColumns, [][]any{{st.ID, creator, string(auth.StudyManager), int64(0)}}); err != nil {
 			return err
 		}
-		return audit.Append(tx, entry)
-	})
-	return db.Error("a study with this protocol number", err)
+		return audit.Append(tx, entries...)
+	}))
 }
 
 // ByID returns a study.
@@ -99,11 +113,17 @@ func (s *Store) ByProtocol(ctx context.Context, protocol string) (Study, error) 
 	return r.study(), db.Error("study", err)
 }
 
-// List returns studies by id, after a given one: those of a user, or all where user is 0.
-func (s *Store) List(ctx context.Context, user, after int64, limit int) ([]Study, error) {
+// Whose says whose studies are asked for.
+type Whose struct {
+	User int64
+	All  bool // everybody's
+}
+
+// List returns at most limit studies by id, after a given one: those in which a user has a right, or all.
+func (s *Store) List(ctx context.Context, whose Whose, after int64, limit int) ([]Study, error) {
 	tx := s.Meta.Read(ctx).Table("study").Select(studyColumns).Where("id > ?", after)
-	if user != 0 {
-		tx = tx.Where("id IN (SELECT study_id FROM study_staff WHERE user_id = ?)", user)
+	if !whose.All {
+		tx = tx.Where("id IN (SELECT study_id FROM study_staff WHERE user_id = ?)", whose.User)
 	}
 	var rows []studyRow
 	if err := tx.Order("id").Limit(limit).Find(&rows).Error; err != nil {
@@ -118,12 +138,13 @@ func (s *Store) List(ctx context.Context, user, after int64, limit int) ([]Study
 
 // Update writes the changed fields of a study if it still has the version that was read; else errs.Stale.
 func (s *Store) Update(ctx context.Context, was, is Study, entry audit.Entry) error {
-	return db.Error("study", s.Meta.Tx(ctx, func(tx *gorm.DB) error {
+	return written("study", "study", s.Meta.Tx(ctx, func(tx *gorm.DB) error {
 		return change(tx, was, map[string]any{"title": is.Title, "zone": is.Zone, "languages": strings.Join(is.Languages, ","),
 			"participant_pin": is.ParticipantPin, "status": is.Status, "version": is.Version}, entry)
 	}))
 }
 
+// change writes columns of a study that is still as it was read; whoever locks a study raises its version.
 func change(tx *gorm.DB, was Study, columns map[string]any, entry audit.Entry) error {
 	result := tx.Table("study").Where("id = ? AND version = ?", was.ID, was.Version).Updates(columns)
 	if result.Error != nil {
@@ -135,20 +156,34 @@ func change(tx *gorm.DB, was Study, columns map[string]any, entry audit.Entry) e
 	return audit.Append(tx, entry)
 }
 
-// AddCoded writes a site or an arm: table says which.
-func (s *Store) AddCoded(ctx context.Context, table string, study, id int64, code, name string, entry audit.Entry) error {
-	err := s.Meta.Tx(ctx, func(tx *gorm.DB) error {
-		if err := db.Insert(tx, table, []string{"id", "study_id", "code", "name"}, [][]any{{id, study, code, name}}); err != nil {
+// AddSite writes a site; a code that is taken is errs.Conflict.
+func (s *Store) AddSite(ctx context.Context, study int64, site Site, entry audit.Entry) error {
+	return s.addCoded(ctx, "site", "sites", maxSites, codedRow{site.ID, study, site.Code, site.Name}, entry)
+}
+
+// AddArm writes an arm; a code that is taken is errs.Conflict.
+func (s *Store) AddArm(ctx context.Context, study int64, arm Arm, entry audit.Entry) error {
+	return s.addCoded(ctx, "arm", "arms", maxArms, codedRow{arm.ID, study, arm.Code, arm.Name}, entry)
+}
+
+func (s *Store) addCoded(ctx context.Context, table, plural string, most int, r codedRow, entry audit.Entry) error {
+	return written(table, "this code", s.Meta.Tx(ctx, func(tx *gorm.DB) error {
+		if err := design(tx, r.StudyID); err != nil {
+			return err
+		}
+		if err := room(tx, table, plural, r.StudyID, most); err != nil {
+			return err
+		}
+		if err := db.Insert(tx, table, codedColumns, [][]any{{r.ID, r.StudyID, r.Code, r.Name}}); err != nil {
 			return err
 		}
 		return audit.Append(tx, entry)
-	})
-	return db.Error("this code", err)
+	}))
 }
 
 func (s *Store) coded(ctx context.Context, table string, study int64) ([]codedRow, error) {
 	var rows []codedRow
-	err := s.Meta.Read(ctx).Table(table).Select("id", "study_id", "code", "name").Where("study_id = ?", study).Order("code").Limit(maxSites).Find(&rows).Error
+	err := s.Meta.Read(ctx).Table(table).Select(codedColumns).Where("study_id = ?", study).Order("code").Limit(maxSites).Find(&rows).Error
 	return rows, db.Error(table, err)
 }
 
@@ -194,19 +229,24 @@ func (s *Store) Grants(ctx context.Context, user, study int64) ([]auth.Grant, er
 
 // AddGrant gives a staff member a right; giving it twice is errs.Conflict.
 func (s *Store) AddGrant(ctx context.Context, study int64, g StaffGrant, entry audit.Entry) error {
-	err := s.Meta.Tx(ctx, func(tx *gorm.DB) error {
+	return db.Error("this right", s.Meta.Tx(ctx, func(tx *gorm.DB) error {
+		if err := design(tx, study); err != nil {
+			return err
+		}
+		if err := room(tx, "study_staff", "rights", study, maxGrants); err != nil {
+			return err
+		}
 		if err := db.Insert(tx, "study_staff", staffColumns, [][]any{{study, g.User, string(g.Role), g.Site}}); err != nil {
 			return err
 		}
 		return audit.Append(tx, entry)
-	})
-	return db.Error("this right", err)
+	}))
 }
 
 // StaffOf returns everybody's rights in a study, without usernames.
 func (s *Store) StaffOf(ctx context.Context, study int64) ([]StaffGrant, error) {
 	var rows []staffRow
-	err := s.Meta.Read(ctx).Table("study_staff").Select(staffColumns).Where("study_id = ?", study).Order("user_id, role, site_id").Limit(10_000).Find(&rows).Error
+	err := s.Meta.Read(ctx).Table("study_staff").Select(staffColumns).Where("study_id = ?", study).Order("user_id, role, site_id").Limit(maxGrants).Find(&rows).Error
 	out := make([]StaffGrant, len(rows))
 	for i, r := range rows {
 		out[i] = StaffGrant{User: r.UserID, Role: auth.Role(r.Role), Site: r.SiteID}
@@ -214,92 +254,21 @@ func (s *Store) StaffOf(ctx context.Context, study int64) ([]StaffGrant, error) 
 	return out, db.Error("staff", err)
 }
 
-// PutQuestionnaire writes a draft version, replacing an earlier draft of the same canonical. It returns what stands there
-// then: the same bytes again change nothing; other bytes than those of a published version are errs.Conflict.
-func (s *Store) PutQuestionnaire(ctx context.Context, q Questionnaire, body []byte, entry func(was *Questionnaire) audit.Entry) (Questionnaire, error) {
-	err := s.Meta.Tx(ctx, func(tx *gorm.DB) error {
-		var row questionnaireRow
-		find := db.ForUpdate(tx).Table("questionnaire").Select(headColumns).Where("study_id = ? AND url = ? AND version = ?", q.Study, q.URL, q.Version).Limit(1).Find(&row)
-		if find.Error != nil {
-			return find.Error
-		}
-		if find.RowsAffected == 0 {
-			err := db.Insert(tx, "questionnaire", bodyColumns, [][]any{{q.ID, q.Study, q.URL, q.Version, q.Title, q.Status, q.SHA256[:],
-				db.Micros(q.CreatedAt), int64(0), body}})
-			if err != nil {
-				return err
-			}
-			return audit.Append(tx, entry(nil))
-		}
-		was := row.questionnaire()
-		if was.SHA256 == q.SHA256 {
-			q = was
-			return nil
-		}
-		if was.Status != Draft {
-			return errPublished()
-		}
-		q.ID, q.CreatedAt = was.ID, was.CreatedAt
-		err := tx.Table("questionnaire").Where("id = ?", was.ID).Updates(map[string]any{"title": q.Title, "sha256": q.SHA256[:], "body": body}).Error
-		if err != nil {
-			return err
-		}
-		return audit.Append(tx, entry(&was))
-	})
-	return q, db.Error("questionnaire", err)
-}
-
-// Publish makes a draft version active. A version that is active already stays as it is.
-func (s *Store) Publish(ctx context.Context, q Questionnaire, at time.Time, entry audit.Entry) error {
-	return db.Error("questionnaire", s.Meta.Tx(ctx, func(tx *gorm.DB) error {
-		result := tx.Table("questionnaire").Where("id = ? AND status = ? AND sha256 = ?", q.ID, Draft, q.SHA256[:]).
-			Updates(map[string]any{"status": Active, "published_at": db.Micros(at)})
-		if result.Error != nil {
-			return result.Error
-		}
-		if result.RowsAffected == 0 {
-			return errStale()
-		}
-		return audit.Append(tx, entry)
-	}))
-}
-
-// Questionnaire returns one version with its body.
-func (s *Store) Questionnaire(ctx context.Context, id int64) (Questionnaire, []byte, error) {
-	var r questionnaireRow
-	err := s.Meta.Read(ctx).Table("questionnaire").Select(bodyColumns).Where("id = ?", id).Take(&r).Error
-	return r.questionnaire(), r.Body, db.Error("questionnaire", err)
-}
-
-// Questionnaires returns a study's versions without their bodies.
-func (s *Store) Questionnaires(ctx context.Context, study int64) ([]Questionnaire, error) {
-	var rows []questionnaireRow
-	err := s.Meta.Read(ctx).Table("questionnaire").Select(headColumns).Where("study_id = ?", study).Order("id").Limit(5000).Find(&rows).Error
-	out := make([]Questionnaire, len(rows))
-	for i := range rows {
-		out[i] = rows[i].questionnaire()
-	}
-	return out, db.Error("questionnaires", err)
-}
-
-// PutSchedule writes the next version of the schedule and makes it the study's.
-func (s *Store) PutSchedule(ctx context.Context, was Study, rules []task.Rule, author int64, at time.Time, entry audit.Entry) (int64, error) {
-	version := was.ScheduleVersion + 1
+// PutSchedule writes the next version of the schedule and makes it the study's, if the study is still as it was read; else
+// errs.Stale.
+func (s *Store) PutSchedule(ctx context.Context, was Study, rules []task.Rule, author int64, at time.Time, entry audit.Entry) error {
 	body, err := json.Marshal(rules)
 	if err != nil {
-		return 0, err
+		return fmt.Errorf("schedule: %w", err)
 	}
-	err = s.Meta.Tx(ctx, func(tx *gorm.DB) error {
+	version := was.ScheduleVersion + 1
+	return db.Error("schedule", s.Meta.Tx(ctx, func(tx *gorm.DB) error {
 		if err := change(tx, was, map[string]any{"schedule_version": version, "version": was.Version + 1}, entry); err != nil {
 			return err
 		}
 		return db.Insert(tx, "schedule", []string{"study_id", "version", "rules", "created_by", "created_at"},
 			[][]any{{was.ID, version, body, author, db.Micros(at)}})
-	})
-	if db.IsDuplicate(err) {
-		err = errStale()
-	}
-	return version, db.Error("schedule", err)
+	}))
 }
 
 // Rules returns one version of a schedule; errs.NotFound where there is none.

@@ -79,10 +79,15 @@ type Questionnaire struct {
 // Canonical returns url|version.
 func (q *Questionnaire) Canonical() string { return q.URL + "|" + q.Version }
 
+// Bounds of one study. Lists within them are read and answered whole.
 const (
-	maxSites     = 2000
-	maxArms      = 100
-	maxLanguages = 40
+	maxSites          = 2000
+	maxArms           = 100
+	maxGrants         = 10_000
+	maxQuestionnaires = 5000 // versions
+	maxLanguages      = 40
+	languagesLength   = 500    // of all tags together, with a comma between them
+	maxPreview        = 50_000 // windows that one dry run may look at
 )
 
 func textFinding(pointer, value string, most int) []errs.Finding {
@@ -106,21 +111,31 @@ func codeFinding(pointer, code string, most int) []errs.Finding {
 // findings holds a study against the rules of its own fields.
 func (s *Study) findings() []errs.Finding {
 	out := slices.Concat(codeFinding("/protocol", s.Protocol, 64), textFinding("/title", s.Title, 500))
-	if _, err := time.LoadLocation(s.Zone); err != nil || s.Zone == "" || s.Zone == "Local" {
+	if _, ok := zone(s.Zone); !ok {
 		out = append(out, errs.Finding{Pointer: "/zone", Code: "unknown_zone", Detail: "must be an IANA time zone such as Asia/Shanghai"})
 	}
-	if len(s.Languages) == 0 || len(s.Languages) > maxLanguages {
-		out = append(out, errs.Finding{Pointer: "/languages", Code: "invalid_languages", Detail: "must list 1 to 40 language tags, the default first"})
+	if len(s.Languages) == 0 || len(s.Languages) > maxLanguages || len(strings.Join(s.Languages, ",")) > languagesLength {
+		out = append(out, errs.Finding{Pointer: "/languages", Code: "invalid_languages",
+			Detail: fmt.Sprintf("must list 1 to %d language tags with at most %d characters together, the default first", maxLanguages, languagesLength)})
 	}
 	for i, l := range s.Languages {
-		if !languageTag(l) {
-			out = append(out, errs.Finding{Pointer: fmt.Sprintf("/languages/%d", i), Code: "invalid_language", Detail: "must be a language tag such as en or zh-CN"})
+		if !languageTag(l) || slices.Contains(s.Languages[:i], l) {
+			out = append(out, errs.Finding{Pointer: fmt.Sprintf("/languages/%d", i), Code: "invalid_language", Detail: "must be a language tag such as en or zh-CN, listed once"})
 		}
 	}
 	if s.ParticipantPin != PinRequired && s.ParticipantPin != PinOptional {
 		out = append(out, errs.Finding{Pointer: "/settings/participantPin", Code: "invalid_setting", Detail: "must be required or optional"})
 	}
 	return out
+}
+
+// zone returns the zone of an IANA name. The names that Go gives to the machine's own zone are none.
+func zone(name string) (*time.Location, bool) {
+	if name == "" || name == "Local" {
+		return nil, false
+	}
+	z, err := time.LoadLocation(name)
+	return z, err == nil
 }
 
 // languageTag accepts the plain shape of a BCP 47 tag: subtags of 1 to 8 letters and digits, the first of 2 or 3 letters.
@@ -148,6 +163,10 @@ func errStale() *errs.Error {
 
 func errPublished() *errs.Error {
 	return errs.New(errs.Conflict, "already_exists", "this version is published and cannot change; give the changed questionnaire a new version")
+}
+
+func errFull(what string, most int) *errs.Error {
+	return errs.InvalidField(errs.Finding{Code: "too_many", Detail: fmt.Sprintf("a study has at most %d %s", most, what)})
 }
 
 func errNotReady(findings []errs.Finding) *errs.Error {
