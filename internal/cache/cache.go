@@ -98,6 +98,10 @@ func (c *Cache) Fetch(ctx context.Context, key string, load func(ctx context.Con
 	flight := c.flights.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
 		defer cancel()
+		// Another flight may have filled the key after this caller had missed it.
+		if value, ok, err := c.store.Get(ctx, key); err == nil && ok {
+			return value, nil
+		}
 		value, err := load(ctx)
 		if err != nil {
 			return nil, err

@@ -27,13 +27,19 @@ func (s *Service) Run(ctx context.Context) error {
 	for i, shard := range s.Shards.All() {
 		for range s.config.Writers {
 			writers.Go(func() {
+				var held *share // did not fit into the last transaction
 				for {
-					select {
-					case first := <-s.lanes[i]:
-						s.together(shard, s.gather(s.lanes[i], first))
-					case <-ctx.Done():
-						return
+					first := held
+					if first == nil {
+						select {
+						case first = <-s.lanes[i]:
+						case <-ctx.Done():
+							return
+						}
 					}
+					var shares []*share
+					shares, held = s.gather(s.lanes[i], first)
+					s.together(shard, shares)
 				}
 			})
 		}
@@ -61,21 +67,23 @@ func (s *Service) hand(ctx context.Context, lane int, verdicts []verdict) error 
 	}
 }
 
-// gather takes what waits behind the first share, as long as one transaction may hold it.
-func (s *Service) gather(lane <-chan *share, first *share) []*share {
-	shares := []*share{first}
+// gather takes what waits behind the first share, as long as one transaction may hold it, and returns the share that no
+// longer fitted, if there is one.
+func (s *Service) gather(lane <-chan *share, first *share) (shares []*share, held *share) {
+	shares = []*share{first}
 	rows, bytes := len(first.verdicts), first.bytes
-	for rows < s.config.MaxRows && bytes < s.config.MaxBytes {
+	for {
 		select {
 		case next := <-lane:
-			shares = append(shares, next)
 			rows += len(next.verdicts)
-			bytes += next.bytes
+			if bytes += next.bytes; rows > s.config.MaxRows || bytes > s.config.MaxBytes {
+				return shares, next
+			}
+			shares = append(shares, next)
 		default:
-			return shares
+			return shares, nil
 		}
 	}
-	return shares
 }
 
 // together commits shares in one transaction. If that fails, each is tried alone, so that one does not suffer for another.
