@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -95,10 +96,13 @@ func (s shelf) Rules(context.Context, int64, int64) ([]task.Rule, error) {
 	return nil, nil
 }
 func (s shelf) Questionnaires(context.Context, int64) ([]study.Questionnaire, error) {
-	return []study.Questionnaire{{ID: 2, Study: 1, URL: trialQuestionnaire, Version: "1.0.0", Status: study.Active}}, nil
+	return []study.Questionnaire{s.version()}, nil
 }
 func (s shelf) Questionnaire(context.Context, int64) (study.Questionnaire, []byte, error) {
-	return study.Questionnaire{ID: 2, Study: 1, Status: study.Active}, s.body, nil
+	return s.version(), s.body, nil
+}
+func (s shelf) version() study.Questionnaire {
+	return study.Questionnaire{ID: 2, Study: 1, URL: trialQuestionnaire, Version: "1.0.0", Status: study.Active, SHA256: sha256.Sum256(s.body)}
 }
 func (s shelf) Fetch(ctx context.Context, _ string, load func(context.Context) ([]byte, error)) ([]byte, error) {
 	return load(ctx)

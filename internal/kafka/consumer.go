@@ -116,8 +116,7 @@ func (cc ConsumerConfig) settings(life context.Context, c Config, dial Dial) *sa
 	s.Consumer.Group.Rebalance.Retry.Backoff = 500 * time.Millisecond
 	s.Consumer.MaxProcessingTime = 500 * time.Millisecond // how long a slow partition may hold up the others of its broker, once
 	s.Consumer.Retry.Backoff = 500 * time.Millisecond
-	// The broker lets records gather for a moment: fuller fetches make fuller batches, and each batch is one commit.
-	s.Consumer.Fetch.Min, s.Consumer.MaxWaitTime = 64<<10, 30*time.Millisecond
+	s.Consumer.MaxWaitTime = 250 * time.Millisecond
 	s.Consumer.Return.Errors = true
 	s.ChannelBufferSize = max(256, 2*cc.MaxRows)
 	if l, ok := s.Net.Proxy.Dialer.(*lines); ok {

@@ -45,7 +45,7 @@ type Config struct {
 
 // DefaultConfig returns the batch size that measured best.
 func DefaultConfig() Config {
-	return Config{MaxRows: 100, MaxBytes: 240 << 10, MaxSkew: 10 * time.Minute, Writers: 1}
+	return Config{MaxRows: 100, MaxBytes: 240 << 10, MaxSkew: 10 * time.Minute, Writers: 2}
 }
 
 // Validate names every setting that cannot work.
