@@ -93,7 +93,7 @@ type view struct {
 	sites    []Site
 	arms     []Arm
 	schedule task.Schedule
-	byName   map[string]Questionnaire // canonical → version
+	active   map[string]*Questionnaire // by canonical
 
 	next   atomic.Int64 // Unix nanoseconds from which on a caller may try to read it anew
 	failed atomic.Bool  // the last try did not succeed
@@ -228,9 +228,11 @@ func (c *Catalog) read(ctx context.Context, id int64) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.byName = make(map[string]Questionnaire, len(list))
-	for _, q := range list {
-		v.byName[q.Canonical()] = q
+	v.active = make(map[string]*Questionnaire, len(list))
+	for i := range list {
+		if list[i].Status == Active {
+			v.active[list[i].Canonical()] = &list[i]
+		}
 	}
 	if v.study.ScheduleVersion == 0 {
 		return v, nil

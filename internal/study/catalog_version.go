@@ -26,51 +26,61 @@ const (
 
 func etag(sha [sha256.Size]byte) string { return `"` + hex.EncodeToString(sha[:]) + `"` }
 
-// version returns an active version of a study.
-func (c *Catalog) version(ctx context.Context, study int64, canonical string) (Questionnaire, error) {
-	return look(ctx, c, study, "questionnaire", func(v *view) (Questionnaire, bool) {
-		q, ok := v.byName[canonical]
-		return q, ok && q.Status == Active
-	})
+// version returns an active version of a study. It is on the way of every submission, so it does without look's closure,
+// which would be allocated.
+func (c *Catalog) version(ctx context.Context, study int64, canonical string) (*Questionnaire, error) {
+	v, err := c.view(ctx, study)
+	if err != nil {
+		return nil, err
+	}
+	q := v.active[canonical]
+	if q == nil {
+		q = c.again(ctx, v).active[canonical]
+	}
+	if q == nil {
+		return nil, errs.Absent("questionnaire")
+	}
+	return q, nil
 }
 
 // QuestionnaireID returns the id of an active version.
 func (c *Catalog) QuestionnaireID(ctx context.Context, study int64, canonical string) (int64, error) {
 	q, err := c.version(ctx, study, canonical)
-	return q.ID, err
+	if err != nil {
+		return 0, err
+	}
+	return q.ID, nil
 }
 
 // Definition returns the compiled form of an active version. A canonical that is none is errs.Unprocessable with the code
 // invalid_response.
 func (c *Catalog) Definition(ctx context.Context, study int64, canonical string) (*questionnaire.Definition, error) {
 	q, err := c.version(ctx, study, canonical)
-	if errs.KindOf(err) == errs.NotFound {
-		return nil, errs.New(errs.Unprocessable, "invalid_response", "the questionnaire version is not active in this study").
-			WithFindings([]errs.Finding{{Pointer: "/response/questionnaire", Expression: "QuestionnaireResponse.questionnaire",
-				Code: "unknown_questionnaire", Detail: "must be the url|version that the task names"}})
-	}
 	if err != nil {
+		if errs.KindOf(err) == errs.NotFound {
+			err = errUnknownVersion()
+		}
 		return nil, err
 	}
 	if d, ok := c.definitions.Get(q.ID); ok {
 		return d, nil
 	}
-	return shared(ctx, c, "definition:"+strconv.FormatInt(q.ID, 10), func(ctx context.Context) (*questionnaire.Definition, error) {
-		return c.compile(ctx, q.ID)
-	})
+	return c.compile(ctx, q.ID)
 }
 
 func (c *Catalog) compile(ctx context.Context, id int64) (*questionnaire.Definition, error) {
-	p, err := c.Published(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	d, findings := questionnaire.Compile(p.Body, c.limits)
-	if len(findings) > 0 {
-		return nil, fmt.Errorf("published questionnaire %d does not compile: %s %s", id, findings[0].Code, findings[0].Pointer)
-	}
-	c.definitions.Add(id, d)
-	return d, nil
+	return shared(ctx, c, "definition:"+strconv.FormatInt(id, 10), func(ctx context.Context) (*questionnaire.Definition, error) {
+		p, err := c.Published(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		d, findings := questionnaire.Compile(p.Body, c.limits)
+		if len(findings) > 0 {
+			return nil, fmt.Errorf("published questionnaire %d does not compile: %s %s", id, findings[0].Code, findings[0].Pointer)
+		}
+		c.definitions.Add(id, d)
+		return d, nil
+	})
 }
 
 // Published returns a published version's bytes; a draft or an unknown one is errs.NotFound. The bytes are shared.

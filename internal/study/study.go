@@ -169,6 +169,12 @@ func errFull(what string, most int) *errs.Error {
 	return errs.InvalidField(errs.Finding{Code: "too_many", Detail: fmt.Sprintf("a study has at most %d %s", most, what)})
 }
 
+func errUnknownVersion() *errs.Error {
+	return errs.New(errs.Unprocessable, "invalid_response", "the questionnaire version is not active in this study").
+		WithFindings([]errs.Finding{{Pointer: "/response/questionnaire", Expression: "QuestionnaireResponse.questionnaire",
+			Code: "unknown_questionnaire", Detail: "must be the url|version that the task names"}})
+}
+
 func errNotReady(findings []errs.Finding) *errs.Error {
 	return errs.New(errs.Unprocessable, "invalid_field", "the study cannot be published yet; see errors").WithFindings(findings)
 }
