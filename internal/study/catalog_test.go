@@ -159,7 +159,7 @@ func TestCatalogSeesChangesWithinTheTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShelf()
 		c, _ := newCatalog(t, s)
-			for range 100 {
+		for range 100 {
 			titleOf(t, c)
 		}
 		if n := s.reads.Load(); n != 1 {
