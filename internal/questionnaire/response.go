@@ -85,9 +85,20 @@ func ReadResponse(dec *jsontext.Decoder, text string) (*Response, error) {
 
 // reader walks the tokens; after the first failure everything is a no-op.
 type reader struct {
-	dec  *jsontext.Decoder
-	text string
-	err  error
+	dec   *jsontext.Decoder
+	text  string
+	err   error
+	spare []Answer // room for the single answers that most questions have
+}
+
+// room returns an empty list with room for one answer, out of a block for many: one allocation instead of one a question.
+func (p *reader) room() []Answer {
+	if len(p.spare) == 0 {
+		p.spare = make([]Answer, 24)
+	}
+	one := p.spare[:0:1]
+	p.spare = p.spare[1:]
+	return one
 }
 
 func malformed(err error) error {
@@ -281,7 +292,7 @@ func (p *reader) items(depth int) []Item {
 			return
 		}
 		if items == nil {
-			items = make([]Item, 0, 8)
+			items = make([]Item, 0, 24)
 		}
 		items = append(items, Item{})
 		it := &items[len(items)-1]
@@ -293,6 +304,9 @@ func (p *reader) items(depth int) []Item {
 				it.Text, it.HasText = p.optional()
 			case "answer":
 				p.array(func() {
+					if it.Answers == nil {
+						it.Answers = p.room()
+					}
 					it.Answers = append(it.Answers, Answer{})
 					p.answer(&it.Answers[len(it.Answers)-1], depth)
 				})
