@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net"
@@ -67,6 +68,11 @@ func (s *Server) newAPI(version string) huma.API {
 // returns becomes the answer. An error of h becomes problem+json. A RawBody field gets the bytes as sent, checked to be well-formed where
 // they are JSON, and valid only until h returns. It panics on a wrong declaration, at start.
 func Register[I, O any](api huma.API, op huma.Operation, h func(ctx context.Context, in *I) (*O, error)) {
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[I]()) {
+		if !f.IsExported() {
+			panic(fmt.Sprintf("%s: huma would leave %s of the input empty, because it is not exported", op.OperationID, f.Name))
+		}
+	}
 	prepare(api, &op)
 	op.MaxBodyBytes = -1 // the middleware bounds the body already; huma's own bound refuses a body of exactly the limit
 	if _, raw := reflect.TypeFor[I]().FieldByName("RawBody"); raw {

@@ -331,3 +331,19 @@ func FuzzBody(f *testing.F) {
 		}
 	})
 }
+
+type hidden struct {
+	From string `query:"from"`
+}
+
+// TestRegisterRefusesHiddenFields: huma would leave them empty in silence.
+func TestRegisterRefusesHiddenFields(t *testing.T) {
+	server := newServer(t, web.Deps{})
+	defer func() {
+		if got := fmt.Sprint(recover()); !strings.Contains(got, "list: huma would leave hidden") {
+			t.Errorf("registered, or failed with %q", got)
+		}
+	}()
+	web.Register(server.API(), huma.Operation{OperationID: "list", Method: http.MethodGet, Path: "/hidden"},
+		func(context.Context, *struct{ hidden }) (*struct{}, error) { return nil, nil })
+}
