@@ -71,13 +71,16 @@ func (d Date) Compare(o Date) int { return d.days() - o.days() }
 type clock int
 
 func parseClock(s string) (clock, bool) {
-	h, m, ok := strings.Cut(s, ":")
-	hours, errH := strconv.Atoi(h)
-	minutes, errM := strconv.Atoi(m)
-	if !ok || errH != nil || errM != nil || len(h) != 2 || len(m) != 2 || hours < 0 || hours > 23 || minutes < 0 || minutes > 59 {
+	if len(s) != 5 || s[2] != ':' {
 		return 0, false
 	}
-	return clock(hours*60 + minutes), true
+	for _, i := range []int{0, 1, 3, 4} {
+		if s[i] < '0' || s[i] > '9' {
+			return 0, false
+		}
+	}
+	hours, minutes := int(s[0]-'0')*10+int(s[1]-'0'), int(s[3]-'0')*10+int(s[4]-'0')
+	return clock(hours*60 + minutes), hours < 24 && minutes < 60
 }
 
 // side says which of two instants is meant when the clock shows a wall time twice.

@@ -41,7 +41,8 @@ func viewOf(l Listed) view {
 		OpensAt: l.OpensAt, DueAt: l.DueAt, ClosesAt: l.ClosesAt, GraceUntil: l.GraceUntil, Zone: l.Zone, CompletedAt: l.Done.CompletedAt, Late: l.Done.Late}
 }
 
-type listInput struct {
+// ListInput is the part of a request that chooses tasks. It is exported because huma fills only exported fields of an input.
+type ListInput struct {
 	From   time.Time `query:"from" doc:"default: a week ago"`
 	To     time.Time `query:"to" doc:"default: two weeks after from"`
 	Limit  int       `query:"limit" minimum:"1" maximum:"1000" default:"200"`
@@ -51,7 +52,7 @@ type listInput struct {
 type listOutput struct{ Body web.Page[view] }
 
 // page cuts one page out of a list that is sorted by opening and id; the cursor names the last task of the page before.
-func (in *listInput) page(tasks []Listed) (*listOutput, error) {
+func (in *ListInput) page(tasks []Listed) (*listOutput, error) {
 	start := 0
 	if in.Cursor != "" {
 		opens, id, err := readCursor(in.Cursor)
@@ -93,7 +94,7 @@ func readCursor(cursor string) (opens, id int64, err error) {
 func (s *Service) Routes(api huma.API) {
 	web.Register(api, huma.Operation{OperationID: "list-my-tasks", Method: http.MethodGet, Path: "/api/v1/me/tasks",
 		Summary: "The signed-in participant's tasks", Tags: []string{"tasks"}},
-		func(ctx context.Context, in *listInput) (*listOutput, error) {
+		func(ctx context.Context, in *ListInput) (*listOutput, error) {
 			tasks, err := s.Mine(ctx, in.From, in.To)
 			if err != nil {
 				return nil, err
@@ -105,7 +106,7 @@ func (s *Service) Routes(api huma.API) {
 		func(ctx context.Context, in *struct {
 			Study       web.ID `path:"id"`
 			Participant web.ID `path:"pid"`
-			listInput
+			ListInput
 		}) (*listOutput, error) {
 			tasks, err := s.Of(ctx, int64(in.Study), int64(in.Participant), in.From, in.To)
 			if err != nil {

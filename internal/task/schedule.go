@@ -192,6 +192,7 @@ func (c *checker) windows(r *Rule, out *compiled) {
 		c.add(c.at+"/windows", "invalid_windows", fmt.Sprintf("a rule has 1 to %d windows a day", maxWindows))
 		return
 	}
+	clocks := true
 	for i, w := range r.Windows {
 		at := fmt.Sprintf("%s/windows/%d", c.at, i)
 		opens, okO := parseClock(w.Opens)
@@ -202,6 +203,7 @@ func (c *checker) windows(r *Rule, out *compiled) {
 				c.add(at+member, "invalid_time", "must be a local time as HH:MM, from 00:00 to 23:59")
 			}
 		}
+		clocks = clocks && okO && okD && okC
 		cw := compiledWindow{opens: opens, due: due, closes: closes, closeNext: closes <= opens, dueNext: due < opens}
 		if okO && okD && okC && (cw.dueNext && !cw.closeNext || minutes(due, cw.dueNext) > minutes(closes, cw.closeNext)) {
 			c.add(at+"/due", "inverted_window", "must lie between opens and closes")
@@ -217,7 +219,9 @@ func (c *checker) windows(r *Rule, out *compiled) {
 		out.span = max(out.span, 2+int(cw.grace/(24*time.Hour)))
 	}
 	slices.SortFunc(c.findings, func(a, b errs.Finding) int { return strings.Compare(a.Pointer, b.Pointer) })
-	c.overlaps(out)
+	if clocks {
+		c.overlaps(out)
+	}
 }
 
 func minutes(c clock, next bool) int {
@@ -239,7 +243,7 @@ func (c *checker) overlaps(out *compiled) {
 		next := bounds[(i+1)%len(bounds)]
 		from := next.from
 		if i == len(bounds)-1 {
-			if !out.repeats || out.every.days != 1 {
+			if !out.consecutive() {
 				break
 			}
 			from += 24 * 60
@@ -248,4 +252,17 @@ func (c *checker) overlaps(out *compiled) {
 			c.add(fmt.Sprintf("%s/windows/%d", c.at, next.index), "overlapping_windows", "opens before the window before it has closed")
 		}
 	}
+}
+
+// consecutive reports whether the rule can have tasks on two days in a row.
+func (r *compiled) consecutive() bool {
+	if !r.repeats || r.every.months != 0 || r.every.days != 1 && (r.anyWeekday || r.every.days%7 != 0) {
+		return false
+	}
+	for day := range r.weekdays {
+		if r.onWeekday(time.Weekday(day)) && r.onWeekday(time.Weekday((day+1)%7)) {
+			return true
+		}
+	}
+	return false
 }

@@ -55,7 +55,10 @@ func DoneFor(tx *gorm.DB, keys []Key) (map[Key]uuid.UUID, error) {
 			return nil, err
 		}
 		for _, r := range rows {
-			done[Key{r.ParticipantID, r.ID}] = uuid.UUID(r.Submission)
+			// The statement asks for every pair of its lists; only those of keys are the answer.
+			if key := (Key{r.ParticipantID, r.ID}); slices.Contains(chunk, key) {
+				done[key] = uuid.UUID(r.Submission)
+			}
 		}
 	}
 	return done, nil

@@ -197,7 +197,7 @@ func (r *compiled) dates(anchor Date, low, high int, yield func(Date) bool) bool
 	if !r.repeats {
 		d := r.occurrence(anchor, 0)
 		n := d.days()
-		return n < low || n > high || !r.onWeekday(d) || yield(d)
+		return n < low || n > high || !r.onWeekday(d.Weekday()) || yield(d)
 	}
 	last := anchor.AddMonths(r.until.months).AddDays(r.until.days).days()
 	high = min(high, last)
@@ -206,7 +206,7 @@ func (r *compiled) dates(anchor Date, low, high int, yield func(Date) bool) bool
 	if !r.anyWeekday && r.every.months == 0 && r.every.days%7 == 0 {
 		width = 7
 	}
-	for k := r.firstOccurrence(anchor, low-width); k <= maxOccurrences; k++ {
+	for k := r.firstOccurrence(anchor, low-width); ; k++ {
 		start := r.occurrence(anchor, k)
 		n := start.days()
 		if n > high {
@@ -217,7 +217,7 @@ func (r *compiled) dates(anchor Date, low, high int, yield func(Date) bool) bool
 			if i > 0 {
 				d = dateOfDays(n + i)
 			}
-			if n+i < low || n+i > high || !r.onWeekday(d) {
+			if n+i < low || n+i > high || !r.onWeekday(d.Weekday()) {
 				continue
 			}
 			if !yield(d) {
@@ -225,10 +225,9 @@ func (r *compiled) dates(anchor Date, low, high int, yield func(Date) bool) bool
 			}
 		}
 	}
-	return true
 }
 
-func (r *compiled) onWeekday(d Date) bool { return r.anyWeekday || r.weekdays[d.Weekday()] }
+func (r *compiled) onWeekday(d time.Weekday) bool { return r.anyWeekday || r.weekdays[d] }
 
 // occurrence returns the k-th date of the series, always counted from the anchor: clamping never adds up.
 func (r *compiled) occurrence(anchor Date, k int) Date {
@@ -260,7 +259,7 @@ func (e *Engine) task(s *Schedule, r *compiled, p *Person, d Date, w int) Task {
 	}
 	e.place(&t, &r.windows[w])
 	for _, change := range p.Zones[min(1, len(p.Zones)):] {
-		if t.OpensAt.Before(change.From) {
+		if !t.OpensAt.After(change.From) {
 			break // it had opened by the old clocks
 		}
 		moved := t

@@ -1,12 +1,14 @@
 package task
 
 import (
+	order "cmp"
+	"maps"
 	"slices"
 	"testing"
 	"time"
-	_ "time/tzdata"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"github.com/eprod/eprod/internal/errs"
@@ -19,84 +21,6 @@ func mustDate(t testing.TB, s string) Date {
 		t.Fatal(err)
 	}
 	return d
-}
-
-func TestAddMonthsClamps(t *testing.T) {
-	for _, c := range []struct {
-		from string
-		n    int
-		want string
-	}{
-		{"2026-01-31", 1, "2026-02-28"}, {"2028-01-31", 1, "2028-02-29"}, {"2026-01-31", 2, "2026-03-31"}, {"2026-10-31", 1, "2026-11-30"},
-		{"2026-12-15", 1, "2027-01-15"}, {"2028-02-29", 12, "2029-02-28"}, {"2026-03-31", -1, "2026-02-28"}, {"2026-01-31", 0, "2026-01-31"},
-	} {
-		if got := mustDate(t, c.from).AddMonths(c.n).String(); got != c.want {
-			t.Errorf("%s + %d months is %s, want %s", c.from, c.n, got, c.want)
-		}
-	}
-}
-
-func TestPeriods(t *testing.T) {
-	for text, want := range map[string]period{"P0D": {}, "P84D": {0, 84}, "P2W": {0, 14}, "P1M": {1, 0}, "P1Y2M": {14, 0}, "-P3D": {0, -3}, "P1M2D": {1, 2}} {
-		if got, ok := parsePeriod(text); !ok || got != want {
-			t.Errorf("%s: %v %v, want %v", text, got, ok, want)
-		}
-	}
-	for _, text := range []string{"", "P", "84D", "P1H", "PT1H", "P1D1M", "P1.5D", "P+1D", "P99999D", "P1Dx"} {
-		if _, ok := parsePeriod(text); ok {
-			t.Errorf("%s is taken for a period", text)
-		}
-	}
-	for text, want := range map[string]time.Duration{"PT0S": 0, "PT2H": 2 * time.Hour, "PT1H30M": 90 * time.Minute, "P1D": 24 * time.Hour, "-PT1H": -time.Hour, "P1DT1M": 24*time.Hour + time.Minute} {
-		if got, ok := parseSpan(text); !ok || got != want {
-			t.Errorf("%s: %v %v, want %v", text, got, ok, want)
-		}
-	}
-	for _, text := range []string{"", "P", "PT", "P1M", "PT1D", "1H", "PT1H1H"} {
-		if _, ok := parseSpan(text); ok {
-			t.Errorf("%s is taken for a duration", text)
-		}
-	}
-	for _, text := range []string{"", "24:00", "8:00", "08:60", "08", "08:0x", "-1:00"} {
-		if _, ok := parseClock(text); ok {
-			t.Errorf("%s is taken for a time", text)
-		}
-	}
-}
-
-// TestInstant: wall times around clock changes, from the rules published for each zone.
-func TestInstant(t *testing.T) {
-	for _, c := range []struct{ name, zone, date, clock, first, second string }{
-		{"Plain", "Europe/Berlin", "2026-07-01", "20:00", "2026-07-01T18:00:00Z", ""},
-		{"NoSummerTime", "Asia/Shanghai", "2026-07-01", "20:00", "2026-07-01T12:00:00Z", ""},
-		{"SkippedHour", "Europe/Berlin", "2026-03-29", "02:30", "2026-03-29T01:00:00Z", ""},
-		{"AfterSkipped", "Europe/Berlin", "2026-03-29", "03:00", "2026-03-29T01:00:00Z", ""},
-		{"RepeatedHour", "Europe/Berlin", "2026-10-25", "02:30", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"},
-		{"BeforeRepeated", "Europe/Berlin", "2026-10-25", "01:59", "2026-10-24T23:59:00Z", ""},
-		{"AfterRepeated", "Europe/Berlin", "2026-10-25", "03:00", "2026-10-25T02:00:00Z", ""},
-		{"SkippedInNewYork", "America/New_York", "2026-03-08", "02:15", "2026-03-08T07:00:00Z", ""},
-		{"RepeatedInNewYork", "America/New_York", "2026-11-01", "01:15", "2026-11-01T05:15:00Z", "2026-11-01T06:15:00Z"},
-		{"HalfAnHourSkipped", "Australia/Lord_Howe", "2026-10-04", "02:15", "2026-10-03T15:30:00Z", ""},
-		{"HalfAnHourRepeated", "Australia/Lord_Howe", "2026-04-05", "01:45", "2026-04-04T14:45:00Z", "2026-04-04T15:15:00Z"},
-		{"MidnightSkipped", "America/Sao_Paulo", "2018-11-04", "00:00", "2018-11-04T03:00:00Z", ""},
-		{"DaySkipped", "Pacific/Apia", "2011-12-30", "12:00", "2011-12-30T10:00:00Z", ""},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			zone, err := time.LoadLocation(c.zone)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wall, _ := parseClock(c.clock)
-			if c.second == "" {
-				c.second = c.first
-			}
-			for which, want := range map[side]string{first: c.first, second: c.second} {
-				if got := instant(mustDate(t, c.date), wall, zone, which).Format(time.RFC3339); got != want {
-					t.Errorf("occurrence %v: %s, want %s", which, got, want)
-				}
-			}
-		})
-	}
 }
 
 func rule(change func(*Rule)) Rule {
@@ -115,57 +39,6 @@ func schedule(t testing.TB, rules ...Rule) Schedule {
 		t.Fatalf("%+v", findings)
 	}
 	return s
-}
-
-func TestScheduleFindings(t *testing.T) {
-	known := Known{Questionnaire: func(c string) bool { return c == "q|1" }, Arm: func(c string) bool { return c == "A" }}
-	for _, c := range []struct {
-		name          string
-		change        func(*Rule)
-		pointer, code string
-	}{
-		{"Good", func(*Rule) {}, "", ""},
-		{"NextDay", func(r *Rule) { r.Windows[0] = Window{Opens: "22:00", Due: "23:00", Closes: "02:00"} }, "", ""},
-		{"DueNextDay", func(r *Rule) { r.Windows[0] = Window{Opens: "22:00", Due: "01:00", Closes: "02:00"} }, "", ""},
-		{"Questionnaire", func(r *Rule) { r.Questionnaire = "q|2" }, "/rules/0/questionnaire", "unknown_questionnaire"},
-		{"Arm", func(r *Rule) { r.Arms = []string{"A", "Z"} }, "/rules/0/arms/1", "unknown_arm"},
-		{"Id", func(r *Rule) { r.ID = "" }, "/rules/0/id", "invalid_id"},
-		{"Anchor", func(r *Rule) { r.Anchor = "" }, "/rules/0/anchor", "invalid_anchor"},
-		{"Offset", func(r *Rule) { r.Offset = "1 day" }, "/rules/0/offset", "invalid_duration"},
-		{"Every", func(r *Rule) { r.Repeat.Every = "P0D" }, "/rules/0/repeat/every", "invalid_repeat"},
-		{"EveryMixed", func(r *Rule) { r.Repeat.Every = "P1M1D" }, "/rules/0/repeat/every", "invalid_repeat"},
-		{"UntilBeforeOffset", func(r *Rule) { r.Offset, r.Repeat.Until = "P30D", "P10D" }, "/rules/0/repeat/until", "invalid_repeat"},
-		{"TooMany", func(r *Rule) { r.Repeat.Until = "P30000D" }, "/rules/0/repeat/until", "too_many"},
-		{"Weekday", func(r *Rule) { r.Weekdays = []string{"MO", "XX"} }, "/rules/0/weekdays/1", "invalid_weekday"},
-		{"NoWindow", func(r *Rule) { r.Windows = nil }, "/rules/0/windows", "invalid_windows"},
-		{"Time", func(r *Rule) { r.Windows[0].Opens = "25:00" }, "/rules/0/windows/0/opens", "invalid_time"},
-		{"Inverted", func(r *Rule) { r.Windows[0].Due = "23:30" }, "/rules/0/windows/0/due", "inverted_window"},
-		{"Grace", func(r *Rule) { r.Windows[0].Grace = "P8D" }, "/rules/0/windows/0/grace", "invalid_duration"},
-		{"Overlap", func(r *Rule) { r.Windows = append(r.Windows, Window{Opens: "22:00", Due: "22:30", Closes: "23:30"}) }, "/rules/0/windows/1", "overlapping_windows"},
-		{"OverlapNextDay", func(r *Rule) {
-			r.Windows = []Window{{Opens: "08:00", Due: "09:00", Closes: "10:00"}, {Opens: "22:00", Due: "23:00", Closes: "09:00"}}
-		}, "/rules/0/windows/0", "overlapping_windows"},
-		{"Reminder", func(r *Rule) { r.Reminders = []Reminder{{At: "noon", After: "PT0S"}} }, "/rules/0/reminders/0/at", "invalid_reminder"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			_, findings := NewSchedule(1, []Rule{rule(c.change)}, known)
-			if c.code == "" {
-				if len(findings) > 0 {
-					t.Errorf("%+v", findings)
-				}
-				return
-			}
-			if len(findings) != 1 || findings[0].Pointer != c.pointer || findings[0].Code != c.code {
-				t.Errorf("got %+v, want %s at %s", findings, c.code, c.pointer)
-			}
-		})
-	}
-	if _, f := NewSchedule(1, []Rule{rule(nil), rule(nil)}, known); len(f) != 1 || f[0].Code != "duplicate_rule" {
-		t.Errorf("two rules of one id: %+v", f)
-	}
-	if _, f := NewSchedule(1, nil, known); len(f) != 1 || f[0].Code != "missing" {
-		t.Errorf("no rules: %+v", f)
-	}
 }
 
 func person(zone string, enrolled string, t testing.TB) Person {
@@ -264,6 +137,7 @@ func TestJourney(t *testing.T) {
 		name, zone, at string
 	}{
 		{"WestInMidWindow", "America/New_York", "2026-07-04T17:00:00Z"}, {"WestBeforeWindow", "America/New_York", "2026-07-04T10:00:00Z"},
+		{"WestWhenTheWindowOpens", "America/New_York", "2026-07-04T16:00:00Z"}, {"WestWhenTheWindowIsOver", "America/New_York", "2026-07-04T21:00:00Z"},
 		{"EastInMidWindow", "Asia/Shanghai", "2026-07-04T17:00:00Z"}, {"EastBeforeWindow", "Asia/Shanghai", "2026-07-04T11:00:00Z"},
 		{"EastPastTheWholeWindow", "Pacific/Auckland", "2026-07-04T15:00:00Z"},
 	} {
@@ -275,15 +149,7 @@ func TestJourney(t *testing.T) {
 			away := home
 			away.Zones = append(slices.Clone(home.Zones), ZoneChange{From: at, Zone: c.zone})
 			after := NewEngine().Generate(s, away, from, to)
-			ids := func(tasks []Task) []int64 {
-				var out []int64
-				for _, t := range tasks {
-					out = append(out, t.ID)
-				}
-				slices.Sort(out)
-				return out
-			}
-			if diff := cmp.Diff(ids(before), ids(after)); diff != "" {
+			if diff := cmp.Diff(sortedIDs(before), sortedIDs(after)); diff != "" {
 				t.Errorf("tasks were lost or issued twice:\n%s", diff)
 			}
 			for _, task := range after {
@@ -294,7 +160,7 @@ func TestJourney(t *testing.T) {
 					t.Errorf("%s moved to where it is already over", task.Date)
 				}
 				for _, old := range before {
-					if old.ID == task.ID && old.OpensAt.Before(at) {
+					if old.ID == task.ID && !old.OpensAt.After(at) {
 						t.Errorf("%s had opened and moved", task.Date)
 					}
 				}
@@ -318,6 +184,19 @@ func drawnRule(t *rapid.T, id string) Rule {
 		{{Opens: "08:00", Due: "09:00", Closes: "10:00"}, {Opens: "20:00", Due: "21:00", Closes: "02:30", Grace: "P1D"}},
 	}).Draw(t, "windows")
 	return r
+}
+
+func sortedIDs(tasks []Task) []int64 {
+	var out []int64
+	for _, t := range tasks {
+		out = append(out, t.ID)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func byOpening(a, b Task) int {
+	return order.Or(a.OpensAt.Compare(b.OpensAt), order.Compare(a.ID, b.ID))
 }
 
 // TestEngineProperties: determinism, unique ids, Find agreeing with Generate, ranges adding up, order within a window.
@@ -347,23 +226,38 @@ func TestEngineProperties(t *testing.T) {
 				t.Fatalf("%+v is out of order", task)
 			}
 		}
+		home := p
+		home.Zones = p.Zones[:1]
+		if diff := cmp.Diff(sortedIDs(e.Generate(s, home, from.AddDate(-1, 0, 0), to.AddDate(1, 0, 0))), sortedIDs(all)); diff != "" {
+			t.Fatalf("a journey lost tasks or issued them twice:\n%s", diff)
+		}
+		for _, one := range all {
+			if found, ok := e.Find(s, p, one.ID, one.OpensAt); !ok || found != one {
+				t.Fatalf("Find gives %+v, want %+v", found, one)
+			}
+		}
 		if len(all) > 0 {
 			one := all[rapid.IntRange(0, len(all)-1).Draw(t, "which")]
-			for _, near := range []time.Time{one.OpensAt, one.GraceUntil, from} {
+			for _, near := range []time.Time{one.GraceUntil, from, from.AddDate(0, 0, rapid.IntRange(-800, 800).Draw(t, "near")), {}} {
 				if found, ok := e.Find(s, p, one.ID, near); !ok || found != one {
 					t.Fatalf("Find near %v gives %+v, want %+v", near, found, one)
 				}
 			}
 		}
 		cut := from.AddDate(0, 0, rapid.IntRange(0, 365).Draw(t, "cut"))
-		union := map[int64]bool{}
+		cut = cut.Add(time.Duration(rapid.IntRange(0, 24*60-1).Draw(t, "minute")) * time.Minute)
+		union := map[int64]Task{}
 		for _, part := range [][2]time.Time{{from.AddDate(-1, 0, 0), cut}, {cut, to.AddDate(1, 0, 0)}} {
 			for _, task := range e.Generate(s, p, part[0], part[1]) {
-				union[task.ID] = true
+				if !task.OpensAt.Before(part[1]) || task.GraceUntil.Before(part[0]) {
+					t.Fatalf("%+v does not touch %v", task, part)
+				}
+				union[task.ID] = task
 			}
 		}
-		if len(union) != len(all) {
-			t.Fatalf("parts have %d tasks, the whole %d", len(union), len(all))
+		parts := slices.SortedFunc(maps.Values(union), byOpening)
+		if diff := cmp.Diff(all, parts, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("the parts are not the whole:\n%s", diff)
 		}
 		if _, ok := e.Find(s, p, 12345, from); ok {
 			t.Fatal("an unknown id is found")
@@ -391,6 +285,19 @@ func TestWallClockSurvivesClockChanges(t *testing.T) {
 		}
 		if len(tasks) < 50 || len(offsets) != 2 {
 			t.Errorf("%s: %d tasks in %d offsets; the test does not cross both changes", name, len(tasks), len(offsets))
+		}
+	}
+}
+
+func BenchmarkGenerate3Days(b *testing.B) {
+	s := schedule(b, rule(func(r *Rule) { r.Repeat.Until = "P365D" }))
+	p := person("Europe/Berlin", "2026-01-05", b)
+	e := NewEngine()
+	begin := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
+	b.ReportAllocs()
+	for b.Loop() {
+		if tasks := e.Generate(s, p, begin, begin.AddDate(0, 0, 3)); len(tasks) != 3 {
+			b.Fatalf("%d tasks, want 3", len(tasks))
 		}
 	}
 }
