@@ -4,11 +4,12 @@
 package outbox
 
 import (
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"gorm.io/gorm"
 
 	"github.com/eprod/eprod/internal/db"
@@ -34,17 +35,38 @@ const (
 	HeaderAt   = "eprod-at"
 )
 
-var columns = []string{"id", "topic", "kind", "study_id", "participant_id", "payload", "trace", "created_at"}
+// Bounds of one row.
+const (
+	rowEvents = 500
+	rowBytes  = 128 << 10 // payload; a single larger event is a row of its own
+)
 
-// Add writes events in tx, the transaction of what they tell about.
+var columns = []string{"id", "events", "payload", "created_at"}
+
+// stored is an event as a row's payload holds it: the payload is a JSON array of them. Events of one transaction share rows,
+// because most of what a row costs does not depend on its size.
+type stored struct {
+	ID          int64          `json:"id"`
+	Topic       string         `json:"topic"`
+	Type        string         `json:"type"`
+	Study       int64          `json:"study"`
+	Participant int64          `json:"participant"`
+	At          int64          `json:"at"` // microseconds since 1970
+	Trace       string         `json:"trace,omitempty"`
+	Payload     jsontext.Value `json:"payload"`
+}
+
+// Add writes events in tx, the transaction of what they tell about. It fails with an error that db.IsDuplicate recognises
+// when the id of a row's first event is there already.
 func Add(tx *gorm.DB, events ...Event) error {
-	rows := make([][]any, len(events))
-	for i := range events {
-		e := &events[i]
-		if !json.Valid(e.Payload) {
-			return fmt.Errorf("outbox: the payload of %s is not JSON", e.Type)
+	var rows [][]any
+	for len(events) > 0 {
+		n, payload, err := pack(events)
+		if err != nil {
+			return err
 		}
-		rows[i] = []any{e.ID, e.Topic, e.Type, e.Study, e.Participant, e.Payload, e.Trace, db.Micros(e.At)}
+		rows = append(rows, []any{events[0].ID, n, payload, db.Micros(events[0].At)})
+		events = events[n:]
 	}
 	if err := db.Insert(tx, "outbox", columns, rows); err != nil {
 		return fmt.Errorf("outbox: %w", err)
@@ -52,30 +74,55 @@ func Add(tx *gorm.DB, events ...Event) error {
 	return nil
 }
 
-type row struct {
-	ID            int64
-	Topic         string
-	Kind          string
-	StudyID       int64
-	ParticipantID int64
-	Payload       []byte
-	Trace         string
-	CreatedAt     int64
+// pack puts as many events as one row may hold into a payload.
+func pack(events []Event) (n int, payload []byte, err error) {
+	payload = append(payload, '[')
+	for i := range events[:min(len(events), rowEvents)] {
+		e := &events[i]
+		raw, err := json.Marshal(stored{e.ID, e.Topic, e.Type, e.Study, e.Participant, db.Micros(e.At), e.Trace, e.Payload})
+		if err != nil {
+			return 0, nil, fmt.Errorf("outbox: the payload of %s is not JSON: %w", e.Type, err)
+		}
+		if i > 0 {
+			if len(payload)+len(raw) > rowBytes {
+				break
+			}
+			payload = append(payload, ',')
+		}
+		payload = append(payload, raw...)
+		n++
+	}
+	return n, append(payload, ']'), nil
 }
 
-// message is the same for the same row, however often it is made.
-func (r *row) message(partitions int) kafka.Message {
+// row is one row of the table.
+type row struct {
+	ID      int64
+	Events  int
+	Payload []byte
+}
+
+// unpack returns the events of a row.
+func (r *row) unpack() ([]stored, error) {
+	var events []stored
+	if err := json.Unmarshal(r.Payload, &events); err != nil {
+		return nil, fmt.Errorf("outbox row %d: %w", r.ID, err)
+	}
+	return events, nil
+}
+
+func (e *stored) message(partitions int) kafka.Message {
 	partition := int32(0)
-	if r.ParticipantID != 0 {
-		partition = int32(db.Bucket(r.ParticipantID) * partitions / db.Buckets)
+	if e.Participant != 0 {
+		partition = int32(db.Bucket(e.Participant) * partitions / db.Buckets)
 	}
 	headers := []kafka.Header{
-		{Key: HeaderID, Value: strconv.AppendInt(nil, r.ID, 10)},
-		{Key: HeaderType, Value: []byte(r.Kind)},
-		{Key: HeaderAt, Value: []byte(db.Time(r.CreatedAt).Format(time.RFC3339Nano))},
+		{Key: HeaderID, Value: strconv.AppendInt(nil, e.ID, 10)},
+		{Key: HeaderType, Value: []byte(e.Type)},
+		{Key: HeaderAt, Value: []byte(db.Time(e.At).Format(time.RFC3339Nano))},
 	}
-	if r.Trace != "" {
-		headers = append(headers, kafka.Header{Key: "traceparent", Value: []byte(r.Trace)})
+	if e.Trace != "" {
+		headers = append(headers, kafka.Header{Key: "traceparent", Value: []byte(e.Trace)})
 	}
-	return kafka.Message{Topic: r.Topic, Partition: partition, Headers: headers, Value: r.Payload}
+	return kafka.Message{Topic: e.Topic, Partition: partition, Headers: headers, Value: e.Payload}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,7 +142,7 @@ func TestAddSharesTheTransaction(t *testing.T) {
 		if err := d.Tx(t.Context(), func(tx *gorm.DB) error { return outbox.Add(tx, event(1), wrong) }); err == nil || !strings.Contains(err.Error(), "not JSON") {
 			t.Errorf("a broken payload: %v", err)
 		}
-		if err := d.Tx(t.Context(), func(tx *gorm.DB) error { return outbox.Add(tx, event(1), event(1)) }); !db.IsDuplicate(err) {
+		if err := d.Tx(t.Context(), func(tx *gorm.DB) error { return errors.Join(outbox.Add(tx, event(1)), outbox.Add(tx, event(1))) }); !db.IsDuplicate(err) {
 			t.Errorf("an id twice: %v", err)
 		}
 		if n := depth(t, relay(d, newTopic())); n != 0 {
@@ -279,6 +280,70 @@ func TestRefusedEvent(t *testing.T) {
 		log.before = nil // the operator raised the limit and started anew
 		if n, err := relay(d, log).Once(t.Context()); n != 1 || err != nil || depth(t, r) != 0 {
 			t.Errorf("%d, %v, %d wait", n, err, depth(t, r))
+		}
+	})
+}
+
+// TestRefusedEventInARow: the others of its row are published, and the row stays for the operators.
+func TestRefusedEventInARow(t *testing.T) {
+	each(t, func(t *testing.T, d *db.DB) {
+		add(t, d, event(1), event(2), event(3))
+		add(t, d, event(4))
+		log := newTopic()
+		log.before = func(_ context.Context, ids []int64) error {
+			if slices.Contains(ids, 2) {
+				return errs.New(errs.TooLarge, "too_large", "no")
+			}
+			return nil
+		}
+		r := relay(d, log)
+		if n, err := r.Once(t.Context()); n != 4 || err != nil {
+			t.Fatal(n, err)
+		}
+		if len(log.copies) != 3 || len(log.copies[2]) != 0 || depth(t, r) != 3 {
+			t.Errorf("published %v, %d wait", slices.Sorted(maps.Keys(log.copies)), depth(t, r))
+		}
+	})
+}
+
+// TestUnreadableRow: damage in one row holds nobody up, and the row is kept.
+func TestUnreadableRow(t *testing.T) {
+	each(t, func(t *testing.T, d *db.DB) {
+		add(t, d, event(1))
+		if err := d.Tx(t.Context(), func(tx *gorm.DB) error { return tx.Exec("UPDATE outbox SET payload = '[{'").Error }); err != nil {
+			t.Fatal(err)
+		}
+		add(t, d, event(2))
+		log := newTopic()
+		r := relay(d, log)
+		if n, err := r.Once(t.Context()); n != 1 || err != nil || len(log.copies[2]) != 1 || depth(t, r) != 1 {
+			t.Errorf("%d, %v, published %v, %d wait", n, err, slices.Sorted(maps.Keys(log.copies)), depth(t, r))
+		}
+	})
+}
+
+// TestRowsAreBound: many events share a row, up to its bounds in number and bytes; none is lost on the way.
+func TestRowsAreBound(t *testing.T) {
+	each(t, func(t *testing.T, d *db.DB) {
+		events := make([]outbox.Event, 1201)
+		for i := range events {
+			events[i] = event(int64(i + 1))
+			if i > 1195 {
+				events[i].Payload = fmt.Appendf(nil, `{"x":"%s"}`, strings.Repeat("a", 60<<10))
+			}
+		}
+		add(t, d, events...)
+		var rows []int
+		if err := d.Read(t.Context()).Table("outbox").Order("id").Pluck("events", &rows).Error; err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]int{500, 500, 197, 2, 2}, rows); diff != "" {
+			t.Error(diff)
+		}
+		log := newTopic()
+		r := relay(d, log)
+		if n, err := r.Once(t.Context()); n != len(events) || err != nil || len(log.copies) != len(events) || depth(t, r) != 0 {
+			t.Errorf("%d, %v, %d published, %d wait", n, err, len(log.copies), depth(t, r))
 		}
 	})
 }

@@ -20,7 +20,7 @@ import (
 // Bounds that are no settings.
 const (
 	batchBytes   = 4 << 20          // payload of one batch; a single larger event is a batch of its own
-	maxAside     = 1000             // events that the log will never take, before the relay stops for help
+	maxAside     = 1000             // rows with events that the log will never take, before the relay stops for help
 	onceTimeout  = 15 * time.Second // of one batch
 	drainTimeout = 5 * time.Second  // of what is left when the process stops
 )
@@ -70,7 +70,7 @@ type Relay struct {
 	config     Config
 	logger     *slog.Logger
 	wake       chan struct{}
-	aside      map[int64]bool // events that the log will never take
+	aside      map[int64]bool // rows with an event that the log will never take
 }
 
 // NewRelay returns a relay; partitions is the partition count of the topics.
@@ -130,11 +130,11 @@ func (r *Relay) finish(work context.Context) error {
 	return nil
 }
 
-// drain relays batch after batch until one has fewer than enough events, or stop ends.
+// drain relays batch after batch until one has fewer than enough rows, or stop ends.
 func (r *Relay) drain(stop, work context.Context, enough int) error {
 	for stop.Err() == nil {
-		n, err := r.Once(work)
-		if err != nil || n < enough {
+		rows, _, err := r.once(work)
+		if err != nil || rows < enough {
 			return err
 		}
 	}
@@ -145,26 +145,30 @@ func (r *Relay) drain(stop, work context.Context, enough int) error {
 // whatever fails in between, they stay, and may be published again with the same ids. Rows are found by being there, never
 // by "id greater than the last": ids become visible in the order of commits, not of numbers.
 func (r *Relay) Once(ctx context.Context) (int, error) {
+	_, events, err := r.once(ctx)
+	return events, err
+}
+
+func (r *Relay) once(ctx context.Context) (taken, events int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, onceTimeout)
 	defer cancel()
 	var waiting []int64
 	if err := r.claim(r.db.Read(ctx)).Limit(1).Pluck("id", &waiting).Error; err != nil || len(waiting) == 0 {
-		return 0, db.Error("outbox", err)
+		return 0, 0, db.Error("outbox", err)
 	}
-	n := 0
 	batch := func(tx *gorm.DB, remove func(ids []int64) error) error {
+		taken, events = 0, 0
 		rows, err := r.load(tx)
 		if err != nil || len(rows) == 0 {
 			return err
 		}
-		ids, err := r.deliver(tx.Statement.Context, rows)
+		ids, n, err := r.deliver(tx.Statement.Context, rows)
 		if err != nil {
 			return err
 		}
-		n = len(rows)
+		taken, events = len(rows), n
 		return remove(ids)
 	}
-	var err error
 	if r.db.Dialect == db.SQLite {
 		// The file has one process and one relay. A transaction would keep every other writer waiting for the log.
 		err = batch(r.db.Read(ctx), func(ids []int64) error {
@@ -172,14 +176,13 @@ func (r *Relay) Once(ctx context.Context) (int, error) {
 		})
 	} else {
 		err = r.db.Tx(ctx, func(tx *gorm.DB) error {
-			n = 0
 			return batch(tx, func(ids []int64) error { return remove(tx, ids) })
 		})
 	}
 	if err != nil {
-		return 0, db.Error("outbox", err)
+		return 0, 0, db.Error("outbox", err)
 	}
-	return n, nil
+	return taken, events, nil
 }
 
 // claim selects what may be relayed.
@@ -215,32 +218,66 @@ func (r *Relay) load(tx *gorm.DB) ([]row, error) {
 	return rows, nil
 }
 
-// deliver publishes rows and returns the ids of those that may be deleted. An event that the log will never take must not
-// hold up the others for ever: it is found by halving, reported and left in the table.
-func (r *Relay) deliver(ctx context.Context, rows []row) (done []int64, err error) {
-	messages, ids := make([]kafka.Message, len(rows)), make([]int64, len(rows))
+// letter is one event on its way, and the row that it came in.
+type letter struct {
+	row     int64
+	event   *stored
+	message kafka.Message
+}
+
+// deliver publishes the events of rows and returns the rows that may be deleted, and how many events they had.
+func (r *Relay) deliver(ctx context.Context, rows []row) (done []int64, events int, err error) {
+	var letters []letter
 	for i := range rows {
-		messages[i], ids[i] = rows[i].message(r.partitions), rows[i].ID
+		inside, err := rows[i].unpack()
+		if err != nil && len(r.aside) < maxAside {
+			r.aside[rows[i].ID] = true
+			r.logger.ErrorContext(ctx, "a row of the outbox cannot be read and stays", "database", r.db.Name, "row", rows[i].ID, "error", err)
+			continue
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		for j := range inside {
+			letters = append(letters, letter{rows[i].ID, &inside[j], inside[j].message(r.partitions)})
+		}
 	}
-	err = r.log.Publish(ctx, messages)
+	if err := r.publish(ctx, letters); err != nil {
+		return nil, 0, err
+	}
+	for i := range rows {
+		if !r.aside[rows[i].ID] {
+			done = append(done, rows[i].ID)
+		}
+	}
+	return done, len(letters), nil
+}
+
+// publish hands letters to the log. An event that the log will never take must not hold up the others for ever: it is found
+// by halving, reported, and its row stays in the table.
+func (r *Relay) publish(ctx context.Context, letters []letter) error {
+	messages := make([]kafka.Message, len(letters))
+	for i := range letters {
+		messages[i] = letters[i].message
+	}
+	err := r.log.Publish(ctx, messages)
 	switch {
 	case err == nil:
-		return ids, nil
+		return nil
 	case !errs.Permanent(err) || len(r.aside) >= maxAside:
-		return nil, err
-	case len(rows) == 1:
-		r.aside[rows[0].ID] = true
-		r.logger.ErrorContext(ctx, "an event is refused by the log and stays in the outbox", "database", r.db.Name, "event", rows[0].ID,
-			"type", rows[0].Kind, "bytes", len(rows[0].Payload), "error", err)
-		return nil, nil
+		return err
+	case len(letters) == 1:
+		r.aside[letters[0].row] = true
+		e := letters[0].event
+		r.logger.ErrorContext(ctx, "an event is refused by the log and stays in the outbox", "database", r.db.Name, "event", e.ID,
+			"type", e.Type, "bytes", len(e.Payload), "error", err)
+		return nil
 	}
-	half := len(rows) / 2
-	first, err := r.deliver(ctx, rows[:half])
-	if err != nil {
-		return nil, err
+	half := len(letters) / 2
+	if err := r.publish(ctx, letters[:half]); err != nil {
+		return err
 	}
-	second, err := r.deliver(ctx, rows[half:])
-	return append(first, second...), err
+	return r.publish(ctx, letters[half:])
 }
 
 func remove(tx *gorm.DB, ids []int64) error {
@@ -271,10 +308,10 @@ func padded(ids []int64) []int64 {
 	return out
 }
 
-// Depth returns how many events wait, counting no further than 10,000.
+// Depth returns how many events wait, counting no further than 10,000 rows.
 func (r *Relay) Depth(ctx context.Context) (int64, error) {
 	var n int64
-	err := r.db.Read(ctx).Raw("SELECT COUNT(*) FROM (SELECT 1 FROM outbox LIMIT 10000) AS waiting").Scan(&n).Error
+	err := r.db.Read(ctx).Raw("SELECT COALESCE(SUM(events), 0) FROM (SELECT events FROM outbox LIMIT 10000) AS waiting").Scan(&n).Error
 	return n, db.Error("outbox", err)
 }
 

@@ -155,16 +155,15 @@ func (s *Service) open(r *submission.Record, p *participant.Profile) ([]byte, bo
 	if r.Key == submission.KeyIntake {
 		key = s.Intake
 	}
-	body, err := key.Open(r.Sealed, r.Associated())
+	body, err := r.Open(key)
 	if err != nil || sha256.Sum256(body) != r.SHA256 {
 		return nil, false
 	}
 	if r.Key == submission.KeyIntake {
-		sealed, err := p.Key.Seal(body, r.Associated())
-		if err != nil {
+		if err := r.Seal(p.Key, body); err != nil {
 			return nil, false
 		}
-		r.Sealed, r.Key = sealed, submission.KeyParticipant
+		r.Key = submission.KeyParticipant
 	}
 	return body, true
 }

@@ -161,7 +161,7 @@ func (w *world) record(participant int64, id uuid.UUID, response []byte, key sub
 		sealer = w.people[participant].Key
 	}
 	var err error
-	if r.Sealed, err = sealer.Seal(response, r.Associated()); err != nil {
+	if err = r.Seal(sealer, response); err != nil {
 		w.t.Fatal(err)
 	}
 	return r
@@ -182,7 +182,11 @@ func (w *world) count(table string) int {
 	total := 0
 	for _, shard := range w.shards.All() {
 		var n int64
-		if err := shard.Read(w.t.Context()).Table(table).Count(&n).Error; err != nil {
+		what := "COUNT(*)"
+		if table == "outbox" {
+			what = "COALESCE(SUM(events), 0)" // events share rows
+		}
+		if err := shard.Read(w.t.Context()).Table(table).Select(what).Scan(&n).Error; err != nil {
 			w.t.Fatal(err)
 		}
 		total += int(n)
@@ -338,7 +342,7 @@ func TestIntakeKeyIsReplaced(t *testing.T) {
 		if err != nil || r.Key != submission.KeyParticipant {
 			t.Fatalf("%+v %v", r, err)
 		}
-		opened, err := w.people[1].Key.Open(r.Sealed, r.Associated())
+		opened, err := r.Open(w.people[1].Key)
 		if err != nil || !bytes.Equal(opened, response) {
 			t.Errorf("%v: the body is not the one received", err)
 		}

@@ -94,22 +94,22 @@ func (s *Service) report(tx *gorm.DB, f *fate, at time.Time) error {
 	}
 	entries := make([]audit.Entry, 0, total)
 	events := make([]outbox.Event, 0, total)
-	note := func(r *submission.Record, action, table string, about map[string]string) {
+	note := func(r *submission.Record, action, table string, about ...member) {
 		n := len(entries)
-		entries = append(entries, entry(ids[2*n], at, r, action, table, about))
-		events = append(events, event(ids[2*n+1], at, r, action, about))
+		entries = append(entries, entry(ids[2*n], at, r, action, table, about...))
+		events = append(events, event(ids[2*n+1], at, r, action, about...))
 	}
 	for i := range f.responses {
 		r := &f.responses[i]
-		note(&r.Record, "response.store", "response", map[string]string{"questionnaire": r.Questionnaire, "version": r.Version})
+		note(&r.Record, "response.store", "response", member{"questionnaire", r.Questionnaire}, member{"version", r.Version})
 	}
 	for i := range f.quarantine {
 		q := &f.quarantine[i]
-		note(&q.Record, "submission.quarantine", "quarantine", map[string]string{"reason": q.Reason})
+		note(&q.Record, "submission.quarantine", "quarantine", member{"reason", q.Reason})
 		events = append(events, deadLetter(q, at))
 	}
 	for i := range f.conflicts {
-		note(&f.conflicts[i], "submission.conflict", "conflict", nil)
+		note(&f.conflicts[i], "submission.conflict", "conflict")
 	}
 	if err := audit.Append(tx, entries...); err != nil {
 		return err
