@@ -188,8 +188,8 @@ func (s *Service) take(ctx context.Context, who auth.Principal, e *envelope, rec
 	if record.ID, err = s.IDs.Next(); err != nil {
 		return submission.Receipt{}, fmt.Errorf("id of a submission: %w", err)
 	}
-	if record.Sealed, err = key.Seal(e.raw, record.Associated()); err != nil {
-		return submission.Receipt{}, fmt.Errorf("seal submission: %w", err)
+	if err = record.Seal(key, e.raw); err != nil {
+		return submission.Receipt{}, err
 	}
 	return s.keep(ctx, &record)
 }

@@ -182,7 +182,7 @@ func TestAcceptIsDurableFirst(t *testing.T) {
 	if len(f.sent) != 1 || f.sent[0].ID != receipt.ID || f.sent[0].Submission != id || f.sent[0].Task != taskID || receipt.State != submission.Received {
 		t.Fatalf("sent %+v for %+v", f.sent, receipt)
 	}
-	body, err := f.profile.Key.Open(f.sent[0].Sealed, f.sent[0].Associated())
+	body, err := f.sent[0].Open(f.profile.Key)
 	if err != nil || !json.Valid(body) || bytes.Contains(f.sent[0].Sealed, []byte("valueInteger")) {
 		t.Errorf("the body does not travel sealed with the participant's key: %v", err)
 	}

@@ -128,7 +128,7 @@ func (s *Service) open(ctx context.Context, r *Record) ([]byte, error) {
 			return nil, err
 		}
 	}
-	body, err := key.Open(r.Sealed, r.Associated())
+	body, err := r.Open(key)
 	if err == nil && !json.Valid(body) {
 		err = errors.New("stored response is not JSON")
 	}
