@@ -145,16 +145,15 @@ func (e *envelope) members(dec *jsontext.Decoder, body []byte) error {
 	return nil
 }
 
-// readResponse reads the response in the same walk over the body, and keeps its exact bytes.
+// readResponse keeps the exact bytes of the response, which stand at the end of what dec has read.
 func (e *envelope) readResponse(dec *jsontext.Decoder, body []byte) error {
-	start := int(dec.InputOffset())
-	for start < len(body) && bytes.IndexByte([]byte(" \t\r\n:"), body[start]) >= 0 {
-		start++
+	value, err := dec.ReadValue()
+	if err != nil {
+		return malformed(err)
 	}
-	var err error
-	if e.response, err = questionnaire.ReadResponse(dec, string(body)); err == nil {
-		e.raw = body[start:dec.InputOffset()]
-	}
+	end := int(dec.InputOffset())
+	e.raw = body[end-len(value) : end]
+	e.response, err = questionnaire.ReadResponse(string(e.raw))
 	return err
 }
 

@@ -1,11 +1,15 @@
 package questionnaire
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/eprod/eprod/internal/errs"
 )
@@ -325,6 +329,47 @@ func TestParseResponseRefuses(t *testing.T) {
 				t.Errorf("got %v, want invalid_json", err)
 			}
 		})
+	}
+}
+
+// TestParseResponseReadsAnySpelling: white space, escapes and unknown elements change nothing.
+func TestParseResponseReadsAnySpelling(t *testing.T) {
+	plain := answered(`{"linkId":"a","text":"T \"x\", [y]: {z}","answer":[{"valueString":"a, b: c"}]},{"linkId":"g","item":[{"linkId":"n","answer":[{"valueDecimal":-1.50e3},{"valueBoolean":true,"item":[{"linkId":"c",` +
+		`"answer":[{"valueCoding":{"system":"s","code":"k","display":"d"}},{"valueQuantity":{"value":2,"unit":"kg"}},{"valueAttachment":{"contentType":"image/png","size":7}},{}]}]}]}]},7,{}`)
+	want, err := ParseResponse([]byte(plain))
+	if err != nil || len(want.Items) != 4 || want.Items[1].Items[0].Answers[1].Items[0].Answers[1].Value.Unit != "kg" {
+		t.Fatalf("%+v, %v", want, err)
+	}
+	var spaced, escaped bytes.Buffer
+	if err := json.Indent(&spaced, []byte(plain), " \r\n", "\t"); err != nil {
+		t.Fatal(err)
+	}
+	inString, skip := false, false
+	for _, c := range []byte(plain) {
+		switch {
+		case skip:
+			skip = false
+			escaped.WriteByte(c)
+		case inString && c == '\\':
+			skip = true
+			escaped.WriteByte(c)
+		case c == '"':
+			inString = !inString
+			escaped.WriteByte(c)
+		case inString:
+			fmt.Fprintf(&escaped, "\\u%04x", c)
+		default:
+			escaped.WriteByte(c)
+		}
+	}
+	more := strings.ReplaceAll(plain, `"linkId"`, `"x":[{"]":"}\\","y":[null,-1,true]},"\""],"linkId"`)
+	for name, body := range map[string]string{"spaced": spaced.String(), "escaped": escaped.String(), "with unknown elements": more, "all": spaced.String() + "\n"} {
+		got, err := ParseResponse([]byte(body))
+		if err != nil {
+			t.Errorf("%s: %v in %s", name, err, body)
+		} else if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
 	}
 }
 

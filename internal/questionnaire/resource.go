@@ -1,7 +1,6 @@
 package questionnaire
 
 import (
-	"bytes"
 	"errors"
 	"strings"
 
@@ -92,7 +91,7 @@ func (m fhirAny) value(prefix string) (v Value, many bool) {
 			continue
 		}
 		many = v.Name != ""
-		p := &reader{dec: jsontext.NewDecoder(bytes.NewBuffer(raw)), text: string(raw)}
+		p := &reader{text: string(raw)}
 		v = p.value("value" + rest)
 		v.Bad = v.Bad || p.err != nil
 	}
