@@ -2,6 +2,7 @@ package db
 
 import (
 	"strings"
+	"time"
 
 	"gorm.io/gorm"
 )
@@ -22,12 +23,30 @@ func Insert(tx *gorm.DB, table string, columns []string, rows [][]any) error {
 		for _, row := range rows[:n] {
 			args = append(args, row...)
 		}
-		if err := tx.Exec(insertSQL(table, columns, n), args...).Error; err != nil {
+		if err := exec(tx, insertSQL(table, columns, n), args); err != nil {
 			return err
 		}
 		rows = rows[n:]
 	}
 	return nil
+}
+
+// exec does what gorm's Exec does with a finished statement, but gorm would read it byte by byte for named values and copy
+// every argument.
+func exec(tx *gorm.DB, statement string, args []any) error {
+	began := time.Now()
+	result, err := tx.Statement.ConnPool.ExecContext(tx.Statement.Context, statement, args...)
+	tx.Logger.Trace(tx.Statement.Context, began, func() (string, int64) {
+		if result == nil {
+			return "", 0
+		}
+		n, _ := result.RowsAffected()
+		return "", n
+	}, err)
+	if translator, ok := tx.Dialector.(gorm.ErrorTranslator); ok && err != nil {
+		return translator.Translate(err)
+	}
+	return err
 }
 
 func insertSize(rows int) int {
