@@ -14,7 +14,7 @@ CREATE TABLE audit (
     new_value MEDIUMBLOB NULL,
     reason VARCHAR(1000) NOT NULL,
     source VARCHAR(64) NOT NULL,
-    PRIMARY KEY (id)
+    PRIMARY KEY (study_id, id)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_bin;
 
 -- +goose Down

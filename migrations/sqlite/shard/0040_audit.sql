@@ -14,7 +14,7 @@ CREATE TABLE audit (
     new_value BLOB NULL,
     reason TEXT NOT NULL,
     source TEXT NOT NULL,
-    PRIMARY KEY (id)
+    PRIMARY KEY (study_id, id)
 );
 
 -- +goose Down
