@@ -2,6 +2,11 @@ package notify
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -116,4 +121,48 @@ func withoutURL(err error) error {
 		return u.Err
 	}
 	return err
+}
+
+func sha256Hex(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+func hmacSHA256(key []byte, text string) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(text))
+	return mac.Sum(nil)
+}
+
+// tokenMatches compares the token of a callback's address in constant time. No token set: nothing matches.
+func tokenMatches(r *http.Request, token string) bool {
+	got := sha256.Sum256([]byte(r.URL.Query().Get("token")))
+	want := sha256.Sum256([]byte(token))
+	return token != "" && subtle.ConstantTimeCompare(got[:], want[:]) == 1
+}
+
+// decodeReports reads a JSON array of bounded length.
+func decodeReports[T any](body []byte, out *[]T) error {
+	if len(body) > maxCallback {
+		return errReceipt("more than 1 MiB")
+	}
+	if json.Unmarshal(body, out) != nil {
+		return errReceipt("must be a JSON array of reports")
+	}
+	if len(*out) > maxReceipts {
+		return errReceipt("more than 1000 reports")
+	}
+	return nil
+}
+
+// chinaTime is what both Chinese gateways mean by a time without a zone: UTC+8, without summer time.
+func chinaTime(t time.Time) time.Time { return t.In(time.FixedZone("CST", 8*60*60)) }
+
+// chinaDate reads "2006-01-02 15:04:05"; what it cannot read counts as now.
+func chinaDate(text string, now time.Time) time.Time {
+	t, err := time.ParseInLocation(time.DateTime, text, chinaTime(now).Location())
+	if err != nil {
+		return now
+	}
+	return t
 }
