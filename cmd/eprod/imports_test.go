@@ -16,7 +16,7 @@ const module = "github.com/eprod/eprod/"
 // foundation knows nothing of clinical trials; every context may import it. Each entry names what of it the package itself
 // may import.
 var foundation = map[string][]string{
-	"errs": {}, "idgen": {"errs", "db", "web"}, "db": {"errs"}, "kafka": {"errs"}, "cache": {"errs"}, "lock": {"errs"},
+	"errs": {}, "idgen": {"errs", "db", "web"}, "db": {"errs"}, "kafka": {"errs"}, "cache": {"errs", "kafka", "outbox"}, "lock": {"errs"},
 	"outbox": {"errs", "db", "kafka"}, "keyring": {"errs"}, "limit": {"errs", "web"}, "web": {"errs"}, "telemetry": {"errs"},
 	"embedded": {"errs", "kafka"},
 }
