@@ -28,6 +28,7 @@ type app struct {
 	leaseEnded   chan error
 	endLease     context.CancelFunc
 	redisStore   *cache.Redis
+	designs      *cache.Gated
 	guard        auth.Guard
 	signer       *auth.Signer
 	engine       *task.Engine
@@ -105,7 +106,8 @@ func (a *app) wire() error {
 	if a.signer, err = auth.NewSigner(a.seed, now); err != nil {
 		return err
 	}
-	a.catalog, err = study.NewCatalog(c.Catalog, c.Questionnaire.Limits, shelf, cache.New(a.redisStore, 24*time.Hour), now)
+	a.designs = cache.NewGated(a.redisStore, c.Cache, a.metrics.Cache)
+	a.catalog, err = study.NewCatalog(c.Catalog, c.Questionnaire.Limits, shelf, cache.New(a.redisStore, c.Cache.TTL), a.designs, now)
 	if err != nil {
 		return err
 	}

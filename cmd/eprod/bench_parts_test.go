@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"gorm.io/gorm"
 
+	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/idgen"
 	"github.com/eprod/eprod/internal/questionnaire"
@@ -108,10 +109,17 @@ func (s shelf) Fetch(ctx context.Context, _ string, load func(context.Context) (
 	return load(ctx)
 }
 
+func (s shelf) Revision(context.Context, int64) (int64, error) { return 1, nil }
+func (s shelf) Get(ctx context.Context, _ string, _ int64, load cache.Load) ([]byte, error) {
+	v, _, err := load(ctx)
+	return v, err
+}
+func (s shelf) Invalidate(context.Context, string, int64) error { return nil }
+
 // lookups compares the compiled definition in memory with fetching it from Redis and compiling it.
 func (b *bench) lookups() {
 	s := shelf{burstQuestionnaire("1.0.0")}
-	catalog, err := study.NewCatalog(study.DefaultCatalogConfig(), questionnaire.DefaultLimits(), s, s, time.Now)
+	catalog, err := study.NewCatalog(study.DefaultCatalogConfig(), questionnaire.DefaultLimits(), s, s, s, time.Now)
 	if err != nil {
 		b.t.Fatal(err)
 	}

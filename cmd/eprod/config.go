@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/idgen"
 	"github.com/eprod/eprod/internal/ingest"
@@ -42,6 +43,7 @@ type Config struct {
 	Profiles      participant.ProfileConfig `koanf:"profiles"`
 	Catalog       study.CatalogConfig       `koanf:"catalog"`
 	Questionnaire QuestionnaireConfig       `koanf:"questionnaire"`
+	Cache         cache.Config              `koanf:"cache"`
 	Outbox        outbox.Config             `koanf:"outbox"`
 	Ingest        ingest.Config             `koanf:"ingest"`
 	Processor     processor.Config          `koanf:"processor"`
@@ -122,6 +124,7 @@ func defaultConfig() Config {
 		Profiles:      participant.DefaultProfileConfig(),
 		Catalog:       study.DefaultCatalogConfig(),
 		Questionnaire: QuestionnaireConfig{Limits: questionnaire.DefaultLimits(), Route: limit.DefaultBucketConfig()},
+		Cache:         cache.DefaultConfig(),
 		Outbox:        outbox.DefaultConfig(),
 		Ingest:        ingest.DefaultConfig(),
 		Processor:     processor.DefaultConfig(),
@@ -198,6 +201,7 @@ func (c *Config) Validate() error {
 	section("profiles", c.Profiles.Validate())
 	section("catalog", c.Catalog.Validate())
 	section("questionnaire.route", c.Questionnaire.Route.Validate())
+	section("cache", c.Cache.Validate())
 	section("outbox", c.Outbox.Validate())
 	section("ingest", c.Ingest.Validate())
 	section("processor", c.Processor.Validate())

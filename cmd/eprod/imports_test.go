@@ -16,7 +16,7 @@ const module = "github.com/eprod/eprod/"
 // foundation knows nothing of clinical trials; every context may import it. Each entry names what of it the package itself
 // may import.
 var foundation = map[string][]string{
-	"errs": {}, "idgen": {"errs", "db", "web"}, "db": {"errs"}, "kafka": {"errs"}, "cache": {"errs", "kafka", "outbox"}, "lock": {"errs"},
+	"errs": {}, "idgen": {"errs", "db", "web"}, "db": {"errs"}, "kafka": {"errs"}, "cache": {"errs", "kafka", "outbox"}, "lock": {"errs", "db"},
 	"outbox": {"errs", "db", "kafka"}, "keyring": {"errs"}, "limit": {"errs", "web"}, "web": {"errs"}, "telemetry": {"errs"},
 	"embedded": {"errs", "kafka"},
 }
@@ -32,6 +32,7 @@ var contexts = map[string][]string{
 	"study":         {"audit", "auth", "questionnaire", "task", "user"},
 	"participant":   {"audit", "auth", "study", "task", "user"},
 	"submission":    {"audit", "auth", "questionnaire", "task"},
+	"notify":        {"audit", "auth"},
 	"ingest":        {"auth", "participant", "questionnaire", "study", "submission", "task"},
 	"processor":     {"audit", "participant", "questionnaire", "study", "submission", "task"},
 }
@@ -40,6 +41,7 @@ var contexts = map[string][]string{
 var owners = map[string]struct{ packages, files []string }{
 	"github.com/IBM/sarama":         {packages: []string{"kafka"}},
 	"github.com/redis/go-redis/v9":  {packages: []string{"cache", "lock", "idgen", "limit", "cmd/eprod"}},
+	"go.etcd.io/etcd/client/v3":     {packages: []string{"lock", "idgen", "cmd/eprod"}},
 	"github.com/gin-gonic/gin":      {packages: []string{"web", "auth"}, files: []string{"http*.go"}},
 	"gorm.io/gorm":                  {packages: []string{"db", "outbox", "audit"}, files: []string{"store*.go"}},
 	"github.com/sony/gobreaker/v2":  {packages: []string{"limit"}},

@@ -66,6 +66,8 @@ func (s *server) parts() []part {
 		{"public listener", api, stageIntake, s.web.Run},
 		{"spool relay", api, stageIntake, s.spoolRelay().Run},
 		{"processor", []string{roleProcessor}, stageIntake, s.consume},
+		{"cache invalidation", []string{roleProcessor}, stageIntake, s.invalidate},
+		{"cache verification", []string{roleProcessor}, stageIntake, s.verifier().Run},
 		{"outbox relay", []string{roleProcessor}, stageRelay, s.relays.Run},
 		{"spool", api, stageRelay, s.spool.Run},
 		{"shared receipts", api, stageRelay, s.memory.Run},
@@ -152,7 +154,7 @@ func (s *server) build(ctx context.Context) error {
 		return err
 	}
 	s.ops = web.NewOps(c.HTTP, web.OpsDeps{Ready: s.ready, Registry: s.metrics.Registry, Version: version(), Log: s.log})
-	for _, d := range s.shards.All() {
+	for _, d := range slices.Concat(s.shards.All(), []*db.DB{s.meta}) { // relays of shards stand at their shard's index
 		s.relays = append(s.relays, outbox.NewRelay(d, s.producer, s.kafka.Partitions, c.Outbox, s.log))
 	}
 	const name = "the intake log"

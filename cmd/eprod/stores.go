@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/embedded"
 	"github.com/eprod/eprod/internal/kafka"
@@ -198,7 +199,7 @@ func (s *stores) migrate(ctx context.Context) error {
 // topics makes the topics of the log. Records are kept for ever: what was accepted can always be accounted for.
 func (s *stores) topics(ctx context.Context) error {
 	config := map[string]string{"retention.ms": "-1"}
-	return kafka.EnsureTopics(ctx, s.kafka, s.dial, []kafka.Topic{{Name: submission.Topic, Config: config}, {Name: submission.DeadTopic, Config: config}, {Name: submission.Events}})
+	return kafka.EnsureTopics(ctx, s.kafka, s.dial, []kafka.Topic{{Name: submission.Topic, Config: config}, {Name: submission.DeadTopic, Config: config}, {Name: submission.Events}, {Name: cache.Topic}})
 }
 
 // schema refuses to go on with a schema that is older than this program.

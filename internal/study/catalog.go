@@ -2,8 +2,10 @@ package study
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -12,6 +14,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/task"
@@ -20,6 +23,7 @@ import (
 // Reader is what the catalog reads; Store implements it.
 type Reader interface {
 	ByID(ctx context.Context, id int64) (Study, error)
+	Revision(ctx context.Context, id int64) (int64, error)
 	ByProtocol(ctx context.Context, protocol string) (Study, error)
 	Sites(ctx context.Context, study int64) ([]Site, error)
 	Arms(ctx context.Context, study int64) ([]Arm, error)
@@ -33,17 +37,24 @@ type Versions interface {
 	Fetch(ctx context.Context, key string, load func(ctx context.Context) ([]byte, error)) ([]byte, error)
 }
 
+// Designs fetches values that change under their key; see cache.Gated for its promises.
+type Designs interface {
+	Get(ctx context.Context, key string, floor int64, load cache.Load) ([]byte, error)
+	Invalidate(ctx context.Context, key string, version int64) error
+}
+
 // CatalogConfig bounds what the catalog remembers.
 type CatalogConfig struct {
 	TTL         time.Duration `koanf:"ttl"`         // how old a view may be before it is read again: the delay until another process' change is seen
 	StaleFor    time.Duration `koanf:"staleFor"`    // how old a view may be while the metadata database does not answer
 	LoadTimeout time.Duration `koanf:"loadTimeout"` // for one reading
 	Definitions int           `koanf:"definitions"` // compiled questionnaire versions in memory
+	VerifyEvery time.Duration `koanf:"verifyEvery"` // how often a sample of the shared cache is held against the database
 }
 
 // DefaultCatalogConfig returns settings for some hundred studies.
 func DefaultCatalogConfig() CatalogConfig {
-	return CatalogConfig{TTL: 2 * time.Second, StaleFor: 10 * time.Minute, LoadTimeout: time.Second, Definitions: 2000}
+	return CatalogConfig{TTL: 2 * time.Second, StaleFor: 10 * time.Minute, LoadTimeout: time.Second, Definitions: 2000, VerifyEvery: time.Minute}
 }
 
 // Validate returns every problem at once, each as "key: value: what would be right".
@@ -52,7 +63,7 @@ func (c CatalogConfig) Validate() error {
 	for _, d := range []struct {
 		key   string
 		value time.Duration
-	}{{"ttl", c.TTL}, {"staleFor", c.StaleFor}, {"loadTimeout", c.LoadTimeout}} {
+	}{{"ttl", c.TTL}, {"staleFor", c.StaleFor}, {"loadTimeout", c.LoadTimeout}, {"verifyEvery", c.VerifyEvery}} {
 		if d.value <= 0 {
 			problems = append(problems, fmt.Errorf("%s: %v: must be above zero, such as 2s", d.key, d.value))
 		}
@@ -72,6 +83,7 @@ func (c CatalogConfig) Validate() error {
 type Catalog struct {
 	reader   Reader
 	versions Versions
+	designs  Designs
 	config   CatalogConfig
 	limits   questionnaire.Limits
 	now      func() time.Time
@@ -79,6 +91,7 @@ type Catalog struct {
 	mu      sync.RWMutex // guards views, names and changes
 	views   map[int64]*view
 	names   map[string]int64 // protocol number → study; it never changes
+	floors  map[int64]int64  // the youngest revision that was seen, or unseen after a change of this process' own
 	changes int64            // how often Forget was called
 
 	flights     singleflight.Group
@@ -89,6 +102,7 @@ type Catalog struct {
 // view is one study as it was at one moment. Only its atomics ever change.
 type view struct {
 	at       time.Time
+	revision int64
 	study    Study
 	sites    []Site
 	arms     []Arm
@@ -108,24 +122,29 @@ func (v *view) turn(now time.Time, pause time.Duration) bool {
 const maxViews = 5000 // studies in memory; beyond, all are read anew
 
 // NewCatalog returns an empty catalog.
-func NewCatalog(config CatalogConfig, limits questionnaire.Limits, reader Reader, versions Versions, now func() time.Time) (*Catalog, error) {
+func NewCatalog(config CatalogConfig, limits questionnaire.Limits, reader Reader, versions Versions, designs Designs, now func() time.Time) (*Catalog, error) {
 	definitions, err := lru.New[int64, *questionnaire.Definition](config.Definitions)
 	if err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
 	}
 	bodies, err := lru.New[int64, Published](min(config.Definitions, maxBodies))
-	return &Catalog{reader: reader, versions: versions, config: config, limits: limits, now: now,
-		views: make(map[int64]*view), names: make(map[string]int64), definitions: definitions, bodies: bodies}, err
+	return &Catalog{reader: reader, versions: versions, designs: designs, config: config, limits: limits, now: now, views: make(map[int64]*view),
+		names: make(map[string]int64), floors: make(map[int64]int64), definitions: definitions, bodies: bodies}, err
 }
 
-// Forget makes the next question about a study read it anew: this process has just changed it.
-func (c *Catalog) Forget(id int64) {
+// Forget makes the next question about a study read it anew, from the database: this process has just changed it. Other
+// processes share a cache, which forgets it as well; should it not answer, the change's own event repeats that.
+func (c *Catalog) Forget(ctx context.Context, id int64) {
+	_ = c.designs.Invalidate(context.WithoutCancel(ctx), designKey(id), 0)
 	c.mu.Lock()
 	delete(c.views, id)
+	c.floors[id] = unseen
 	c.changes++ // a reading that began before the change must not become the view again
 	c.mu.Unlock()
 	c.flights.Forget(flightOf(id))
 }
+
+const unseen = math.MaxInt64 // a floor that only the database reaches
 
 func flightOf(study int64) string { return "study:" + strconv.FormatInt(study, 10) }
 
@@ -171,9 +190,9 @@ func (c *Catalog) again(ctx context.Context, v *view) *view {
 func (c *Catalog) load(ctx context.Context, id int64) (*view, error) {
 	return shared(ctx, c, flightOf(id), func(ctx context.Context) (*view, error) {
 		c.mu.RLock()
-		changes := c.changes
+		changes, floor := c.changes, c.floors[id]
 		c.mu.RUnlock()
-		v, err := c.read(ctx, id)
+		v, err := c.read(ctx, id, floor)
 		if err != nil {
 			return nil, err
 		}
@@ -185,8 +204,9 @@ func (c *Catalog) load(ctx context.Context, id int64) (*view, error) {
 		if len(c.views) >= maxViews {
 			clear(c.views)
 			clear(c.names)
+			clear(c.floors)
 		}
-		c.views[id], c.names[v.study.Protocol] = v, id
+		c.views[id], c.names[v.study.Protocol], c.floors[id] = v, id, v.revision
 		return v, nil
 	})
 }
@@ -211,40 +231,91 @@ func shared[T any](ctx context.Context, c *Catalog, key string, read func(ctx co
 	}
 }
 
-func (c *Catalog) read(ctx context.Context, id int64) (*view, error) {
-	v := &view{at: c.now()}
-	var err error
-	// The study comes first: what its schedule speaks of was there before, so the readings that follow know it.
-	if v.study, err = c.reader.ByID(ctx, id); err != nil {
-		return nil, err
-	}
-	if v.sites, err = c.reader.Sites(ctx, id); err != nil {
-		return nil, err
-	}
-	if v.arms, err = c.reader.Arms(ctx, id); err != nil {
-		return nil, err
-	}
-	list, err := c.reader.Questionnaires(ctx, id)
+func designKey(study int64) string { return "design:1:" + strconv.FormatInt(study, 10) }
+
+// snapshot is everything that a view is made of, as processes share it.
+type snapshot struct {
+	Revision       int64
+	Study          Study
+	Sites          []Site
+	Arms           []Arm
+	Questionnaires []Questionnaire // active ones
+	Rules          []task.Rule
+}
+
+// read returns a study as it is now, or as the shared cache has it where that is not older than revision floor.
+func (c *Catalog) read(ctx context.Context, id, floor int64) (*view, error) {
+	at := c.now()
+	raw, err := c.designs.Get(ctx, designKey(id), floor, func(ctx context.Context) ([]byte, int64, error) {
+		d, err := c.gather(ctx, id)
+		if err != nil {
+			return nil, 0, err
+		}
+		raw, err := json.Marshal(d)
+		return raw, d.Revision, err
+	})
 	if err != nil {
 		return nil, err
 	}
-	v.active = make(map[string]*Questionnaire, len(list))
+	var d snapshot
+	if err := json.Unmarshal(raw, &d); err != nil {
+		return nil, fmt.Errorf("cached study %d: %w", id, err)
+	}
+	return d.view(at)
+}
+
+// Verify holds what the shared cache has of a study against the database; see cache.Gated.Verify.
+func (c *Catalog) Verify(ctx context.Context, id int64, verify func(ctx context.Context, key string, load cache.Load) (bool, error)) (bool, error) {
+	return verify(ctx, designKey(id), func(ctx context.Context) ([]byte, int64, error) {
+		revision, err := c.reader.Revision(ctx, id)
+		return nil, revision, err
+	})
+}
+
+func (c *Catalog) gather(ctx context.Context, id int64) (snapshot, error) {
+	var d snapshot
+	var err error
+	// The revision comes first, so that nothing else is older; then the study: what its schedule speaks of was there before, so
+	// the readings that follow know it.
+	if d.Revision, err = c.reader.Revision(ctx, id); err != nil {
+		return d, err
+	}
+	if d.Study, err = c.reader.ByID(ctx, id); err != nil {
+		return d, err
+	}
+	if d.Sites, err = c.reader.Sites(ctx, id); err != nil {
+		return d, err
+	}
+	if d.Arms, err = c.reader.Arms(ctx, id); err != nil {
+		return d, err
+	}
+	list, err := c.reader.Questionnaires(ctx, id)
+	if err != nil {
+		return d, err
+	}
 	for i := range list {
 		if list[i].Status == Active {
-			v.active[list[i].Canonical()] = &list[i]
+			d.Questionnaires = append(d.Questionnaires, list[i])
 		}
+	}
+	if d.Study.ScheduleVersion != 0 {
+		d.Rules, err = c.reader.Rules(ctx, id, d.Study.ScheduleVersion)
+	}
+	return d, err
+}
+
+func (d *snapshot) view(at time.Time) (*view, error) {
+	v := &view{at: at, revision: d.Revision, study: d.Study, sites: d.Sites, arms: d.Arms, active: make(map[string]*Questionnaire, len(d.Questionnaires))}
+	for i := range d.Questionnaires {
+		v.active[d.Questionnaires[i].Canonical()] = &d.Questionnaires[i]
 	}
 	if v.study.ScheduleVersion == 0 {
 		return v, nil
 	}
-	rules, err := c.reader.Rules(ctx, id, v.study.ScheduleVersion)
-	if err != nil {
-		return nil, err
-	}
 	// It was checked against the study when it was put; here it is only compiled.
-	schedule, findings := task.NewSchedule(v.study.ScheduleVersion, rules, task.Known{})
+	schedule, findings := task.NewSchedule(v.study.ScheduleVersion, d.Rules, task.Known{})
 	if len(findings) > 0 {
-		return nil, fmt.Errorf("stored schedule of study %d: %s: %s", id, findings[0].Pointer, findings[0].Detail)
+		return nil, fmt.Errorf("stored schedule of study %d: %s: %s", v.study.ID, findings[0].Pointer, findings[0].Detail)
 	}
 	v.schedule = schedule
 	return v, nil

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/task"
@@ -67,6 +68,12 @@ func (s *shelf) ByID(ctx context.Context, id int64) (Study, error) {
 		err = errs.Absent("study")
 	}
 	return study, err
+}
+
+func (s *shelf) Revision(context.Context, int64) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return 1, s.err
 }
 
 func (s *shelf) ByProtocol(_ context.Context, protocol string) (Study, error) {
@@ -136,10 +143,18 @@ func (m *memory) Fetch(ctx context.Context, key string, load func(ctx context.Co
 	return v, err
 }
 
+// Get is a shared cache that is away: every reading is one of the database.
+func (m *memory) Get(ctx context.Context, _ string, _ int64, load cache.Load) ([]byte, error) {
+	v, _, err := load(ctx)
+	return v, err
+}
+
+func (m *memory) Invalidate(context.Context, string, int64) error { return errors.New("away") }
+
 func newCatalog(t testing.TB, reader Reader) (*Catalog, *memory) {
 	t.Helper()
 	m := &memory{values: make(map[string][]byte)}
-	c, err := NewCatalog(DefaultCatalogConfig(), questionnaire.DefaultLimits(), reader, m, time.Now)
+	c, err := NewCatalog(DefaultCatalogConfig(), questionnaire.DefaultLimits(), reader, m, m, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +316,7 @@ func TestForgetOutrunsAReadingThatBeganBefore(t *testing.T) {
 		go func() { old <- titleOf(t, c) }()
 		synctest.Wait() // the reading has the old title in its hands
 		s.set(func() { s.hang, s.study.Title = nil, "changed" })
-		c.Forget(7)
+		c.Forget(t.Context(), 7)
 		if got := titleOf(t, c); got != "changed" {
 			t.Errorf("right after the change: %q", got)
 		}
@@ -372,7 +387,7 @@ func TestStudyByProtocol(t *testing.T) {
 		_, err := c.StudyByProtocol(t.Context(), "EP-001")
 		want(t, "while the database is away", err, "ok")
 		s.set(func() { s.err, s.study.Protocol = nil, "12345" })
-		c.Forget(7)
+		c.Forget(t.Context(), 7)
 		st, err := c.StudyByProtocol(t.Context(), "12345")
 		if err != nil || st.ID != 7 {
 			t.Errorf("a protocol number of digits: %v, %v", st, err)
@@ -393,7 +408,7 @@ func TestSchedule(t *testing.T) {
 		t.Errorf("%d tasks, want 10", len(tasks))
 	}
 	s.set(func() { s.study.ScheduleVersion = 0 })
-	c.Forget(7)
+	c.Forget(t.Context(), 7)
 	if got, err = c.Schedule(t.Context(), 7); err != nil || got.Version != 0 || len(got.Rules) != 0 {
 		t.Errorf("without a schedule: %v, %v", got, err)
 	}

@@ -40,7 +40,7 @@ func TestDefinition(t *testing.T) {
 	_, err = c.QuestionnaireID(t.Context(), 7, "x|1")
 	want(t, "id of an unknown one", err, "not_found")
 	s.set(func() { s.err = errs.Away("study", errors.New("down")) })
-	c.Forget(7)
+	c.Forget(t.Context(), 7)
 	_, err = c.Definition(t.Context(), 7, canonical)
 	want(t, "nothing known and the database away", err, "unavailable")
 }

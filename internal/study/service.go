@@ -123,7 +123,9 @@ func (s *Service) Create(ctx context.Context, st Study) (Study, error) {
 	st.ID, st.Status, st.Version, st.ScheduleVersion, st.CreatedAt = a.id, Draft, 1, 0, a.at
 	grant := a.entry("staff.grant", "study_staff", who.ID, st.ID, nil, grantOf(StaffGrant{User: who.ID, Role: auth.StudyManager}))
 	grant.ID = a.also
-	return st, s.Shelf.Create(ctx, st, who.ID, a.entry("study.create", "study", st.ID, st.ID, nil, auditedOf(st)), grant)
+	err = s.Shelf.Create(ctx, st, who.ID, a.entry("study.create", "study", st.ID, st.ID, nil, auditedOf(st)), grant)
+	s.Catalog.Forget(ctx, st.ID) // somebody may have asked for the id before it was given
+	return st, err
 }
 
 // Get returns a study that the caller may see.
@@ -188,7 +190,7 @@ func (s *Service) write(ctx context.Context, who auth.Principal, action string, 
 	}
 	is.Version = was.Version + 1
 	err = s.Shelf.Update(ctx, was, is, a.entry(action, "study", is.ID, is.ID, auditedOf(was), auditedOf(is)))
-	s.Catalog.Forget(is.ID)
+	s.Catalog.Forget(ctx, is.ID)
 	return is, err
 }
 
@@ -247,7 +249,7 @@ func (s *Service) AddSite(ctx context.Context, study int64, code, name string) (
 	}
 	site := Site{a.id, code, name}
 	err = s.Shelf.AddSite(ctx, study, site, a.entry("site.create", "site", a.id, study, nil, map[string]string{"code": code, "name": name}))
-	s.Catalog.Forget(study)
+	s.Catalog.Forget(ctx, study)
 	return site, err
 }
 
@@ -259,7 +261,7 @@ func (s *Service) AddArm(ctx context.Context, study int64, code, name string) (A
 	}
 	arm := Arm{a.id, code, name}
 	err = s.Shelf.AddArm(ctx, study, arm, a.entry("arm.create", "arm", a.id, study, nil, map[string]string{"code": code, "name": name}))
-	s.Catalog.Forget(study)
+	s.Catalog.Forget(ctx, study)
 	return arm, err
 }
 

@@ -41,7 +41,7 @@ func (s *Service) importVersion(ctx context.Context, study int64, body []byte) (
 		}
 		return a.entry("questionnaire.replace", "questionnaire", was.ID, study, versionOf(was), versionOf(&q))
 	})
-	s.Catalog.Forget(study)
+	s.Catalog.Forget(ctx, study)
 	return kept, kept.ID == q.ID, err
 }
 
@@ -84,7 +84,7 @@ func (s *Service) PublishQuestionnaire(ctx context.Context, study, id int64) (Qu
 	before := versionOf(&q)
 	q.Status, q.PublishedAt = Active, a.at
 	err = s.Shelf.Publish(ctx, q, a.entry("questionnaire.publish", "questionnaire", id, study, before, versionOf(&q)))
-	s.Catalog.Forget(study)
+	s.Catalog.Forget(ctx, study)
 	return q, err
 }
 

@@ -34,7 +34,7 @@ func (s *Service) PutSchedule(ctx context.Context, study int64, rules []task.Rul
 	}
 	entry := a.entry("schedule.put", "schedule", study, study, before, scheduleOf(schedule.Version, schedule.Rules))
 	err = s.Shelf.PutSchedule(ctx, was, schedule.Rules, who.ID, a.at, entry)
-	s.Catalog.Forget(study)
+	s.Catalog.Forget(ctx, study)
 	return schedule, err
 }
 

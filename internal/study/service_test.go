@@ -82,7 +82,8 @@ func newWorld(t testing.TB, meta *db.DB) *world {
 	t.Helper()
 	w := &world{meta: meta, store: &Store{Meta: meta}, clock: testenv.Clock(time.Date(2026, 11, 23, 20, 0, 0, 0, time.UTC))}
 	limits := questionnaire.DefaultLimits()
-	catalog, err := NewCatalog(DefaultCatalogConfig(), limits, w.store, &memory{values: make(map[string][]byte)}, w.clock.Now)
+	m := &memory{values: make(map[string][]byte)}
+	catalog, err := NewCatalog(DefaultCatalogConfig(), limits, w.store, m, m, w.clock.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

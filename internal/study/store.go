@@ -11,8 +11,10 @@ import (
 
 	"github.com/eprod/eprod/internal/audit"
 	"github.com/eprod/eprod/internal/auth"
+	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/outbox"
 	"github.com/eprod/eprod/internal/task"
 )
 
@@ -87,15 +89,15 @@ func room(tx *gorm.DB, table, what string, study int64, most int) error {
 // Create writes a study, its creator's grant and the audit entries. A protocol number that is taken is errs.Conflict.
 func (s *Store) Create(ctx context.Context, st Study, creator int64, entries ...audit.Entry) error {
 	return written("study", "a study with this protocol number", s.Meta.Tx(ctx, func(tx *gorm.DB) error {
-		err := db.Insert(tx, "study", studyColumns, [][]any{{st.ID, st.Protocol, st.Title, st.Zone, st.Status, strings.Join(st.Languages, ","),
-			st.ParticipantPin, st.Version, st.ScheduleVersion, db.Micros(st.CreatedAt)}})
+		err := db.Insert(tx, "study", append(studyColumns[:len(studyColumns):len(studyColumns)], "revision"), [][]any{{st.ID, st.Protocol, st.Title, st.Zone, st.Status, strings.Join(st.Languages, ","),
+			st.ParticipantPin, st.Version, st.ScheduleVersion, db.Micros(st.CreatedAt), 0}})
 		if err != nil {
 			return err
 		}
 		if err := db.Insert(tx, "study_staff", staffColumns, [][]any{{st.ID, creator, string(auth.StudyManager), int64(0)}}); err != nil {
 			return err
 		}
-		return audit.Append(tx, entries...)
+		return changed(tx, st.ID, entries...)
 	}))
 }
 
@@ -104,6 +106,17 @@ func (s *Store) ByID(ctx context.Context, id int64) (Study, error) {
 	var r studyRow
 	err := s.Meta.Read(ctx).Table("study").Select(studyColumns).Where("id = ?", id).Take(&r).Error
 	return r.study(), db.Error("study", err)
+}
+
+// Revision returns a number that grows with every change of a study's design, sites and questionnaires included.
+func (s *Store) Revision(ctx context.Context, id int64) (int64, error) {
+	return revision(s.Meta.Read(ctx), id)
+}
+
+func revision(tx *gorm.DB, study int64) (int64, error) {
+	var r struct{ Revision int64 }
+	err := tx.Table("study").Select("revision").Where("id = ?", study).Take(&r).Error
+	return r.Revision, db.Error("study", err)
 }
 
 // ByProtocol returns a study by its protocol number.
@@ -153,7 +166,23 @@ func change(tx *gorm.DB, was Study, columns map[string]any, entry audit.Entry) e
 	if result.RowsAffected != 1 {
 		return errStale()
 	}
-	return audit.Append(tx, entry)
+	return changed(tx, was.ID, entry)
+}
+
+// changed ends every change of a study's design: the next revision, the audit entries, and the event that makes the shared
+// cache forget older revisions. The event has the number of the first entry.
+func changed(tx *gorm.DB, study int64, entries ...audit.Entry) error {
+	if err := tx.Exec("UPDATE study SET revision = revision + 1 WHERE id = ?", study).Error; err != nil {
+		return err
+	}
+	now, err := revision(tx, study)
+	if err != nil {
+		return err
+	}
+	if err := audit.Append(tx, entries...); err != nil {
+		return err
+	}
+	return outbox.Add(tx, cache.Invalidation(entries[0].ID, designKey(study), now, entries[0].At))
 }
 
 // AddSite writes a site; a code that is taken is errs.Conflict.
@@ -177,7 +206,7 @@ func (s *Store) addCoded(ctx context.Context, table, plural string, most int, r 
 		if err := db.Insert(tx, table, codedColumns, [][]any{{r.ID, r.StudyID, r.Code, r.Name}}); err != nil {
 			return err
 		}
-		return audit.Append(tx, entry)
+		return changed(tx, r.StudyID, entry)
 	}))
 }
 

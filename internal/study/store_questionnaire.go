@@ -65,7 +65,7 @@ func (s *Store) PutQuestionnaire(ctx context.Context, q Questionnaire, body []by
 		if err != nil {
 			return err
 		}
-		return audit.Append(tx, entry(&was))
+		return changed(tx, q.Study, entry(&was))
 	})
 	return kept, written("questionnaire", "questionnaire", err)
 }
@@ -79,7 +79,7 @@ func addQuestionnaire(tx *gorm.DB, q Questionnaire, body []byte, entry audit.Ent
 	if err != nil {
 		return err
 	}
-	return audit.Append(tx, entry)
+	return changed(tx, q.Study, entry)
 }
 
 // Publish makes a draft version active if it still has the bytes that were read; else errs.Stale.
@@ -96,7 +96,7 @@ func (s *Store) Publish(ctx context.Context, q Questionnaire, entry audit.Entry)
 		if result.RowsAffected == 0 {
 			return errStale()
 		}
-		return audit.Append(tx, entry)
+		return changed(tx, q.Study, entry)
 	}))
 }
 

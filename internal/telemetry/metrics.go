@@ -17,6 +17,7 @@ type Metrics struct {
 	HTTP     *HTTP
 	Intake   *Intake
 	Process  *Process
+	Cache    *Cache
 	Health   *Health
 }
 
@@ -25,7 +26,7 @@ func NewMetrics() *Metrics {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	f := promauto.With(r)
-	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Health: newHealth(r, f)}
+	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Cache: newCache(f), Health: newHealth(r, f)}
 }
 
 // latencies are bucket bounds in seconds from 0.5 ms to 8 s, by doubling.
@@ -130,6 +131,33 @@ func (p *Process) Processed(stored, quarantined, conflicts, duplicates int) {
 func (p *Process) Batch(records int, took time.Duration) {
 	p.records.Observe(float64(records))
 	p.seconds.Observe(took.Seconds())
+}
+
+// Cache counts reads of the shared cache, eprod_cache_reads_total{outcome}, and what it was held against the database for:
+// eprod_cache_verified_total and eprod_cache_mismatches_total.
+type Cache struct {
+	reads              *prometheus.CounterVec
+	verified, mismatch prometheus.Counter
+}
+
+func newCache(f promauto.Factory) *Cache {
+	return &Cache{
+		reads: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_cache_reads_total",
+			Help: "Reads of the shared cache: hit, miss, stale (older than the reader had seen) or away (Redis does not answer)."}, []string{"outcome"}),
+		verified: f.NewCounter(prometheus.CounterOpts{Name: "eprod_cache_verified_total",
+			Help: "Cached records that were held against the database."}),
+		mismatch: f.NewCounter(prometheus.CounterOpts{Name: "eprod_cache_mismatches_total",
+			Help: "Of those, records that were old. More than a rare one means that deletions do not arrive."}),
+	}
+}
+
+// Cached counts a read.
+func (c *Cache) Cached(outcome string) { c.reads.WithLabelValues(outcome).Inc() }
+
+// Verified counts a sample.
+func (c *Cache) Verified(checked, wrong int) {
+	c.verified.Add(float64(checked))
+	c.mismatch.Add(float64(wrong))
 }
 
 // Health shows what is held, open or behind: eprod_in_flight, eprod_breaker_state{name}, eprod_ids_refused_total{reason},

@@ -9,6 +9,7 @@ CREATE TABLE study (
     participant_pin VARCHAR(16) NOT NULL,
     version BIGINT NOT NULL,
     schedule_version BIGINT NOT NULL,
+    revision BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     PRIMARY KEY (id)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_bin;

@@ -9,6 +9,7 @@ CREATE TABLE study (
     participant_pin TEXT NOT NULL,
     version INTEGER NOT NULL,
     schedule_version INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     PRIMARY KEY (id)
 );
