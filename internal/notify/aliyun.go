@@ -66,7 +66,7 @@ func (a *Aliyun) Send(ctx context.Context, m Message) (string, error) {
 	if err := a.call(ctx, "SendSms", query, &answer); err != nil {
 		return "", err
 	}
-	if answer.BizID == "" {
+	if !fitsReference(answer.BizID) {
 		return "", a.gateway.garbage(http.StatusOK)
 	}
 	return answer.BizID, nil
@@ -117,7 +117,7 @@ func (a *Aliyun) Query(ctx context.Context, m Message, reference string, sentAt 
 
 // aliyunReport is one element of an SmsReport callback in HTTP batch push mode.
 type aliyunReport struct {
-	Success    bool   `json:"success"`
+	Success    *bool  `json:"success"`
 	ErrCode    string `json:"err_code"`
 	BizID      string `json:"biz_id"`
 	OutID      string `json:"out_id"`
@@ -136,10 +136,15 @@ func (a *Aliyun) Receipts(r *http.Request, body []byte) ([]Receipt, error) {
 	receipts := make([]Receipt, len(reports))
 	for i, report := range reports {
 		id, _ := strconv.ParseInt(report.OutID, 10, 64) // 0 where another system of the same account sent it
-		receipts[i] = Receipt{ID: id, Provider: AliyunName, Reference: report.BizID, Code: printable(report.ErrCode), State: Failed,
+		receipts[i] = Receipt{ID: id, Provider: AliyunName, Reference: report.BizID, Code: printable(report.ErrCode), State: Unknown,
 			At: chinaDate(report.ReportTime, a.Now())}
-		if report.Success {
+		switch {
+		case !fitsReference(report.BizID):
+			return nil, errReceipt("biz_id must have 1 to 128 characters")
+		case report.Success != nil && *report.Success:
 			receipts[i].State = Delivered
+		case report.Success != nil:
+			receipts[i].State = Failed
 		}
 	}
 	return receipts, nil

@@ -49,7 +49,7 @@ func (s State) Final() bool { return s == Delivered || s == Failed }
 type Receipt struct {
 	ID        int64  // of the message; 0 where the gateway reports only its own reference
 	Provider  string // name of the sender
-	Reference string // the gateway's own name of the message, as Send returned it
+	Reference string // the gateway's own name of the message, as Send returned it, at most 128 bytes; empty where only Query by id found it
 	Code      string // the gateway's or operator's word for the outcome; never holds a number or text
 	State     State
 	At        time.Time // when it happened as the gateway says, else when it was read

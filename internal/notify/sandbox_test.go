@@ -325,6 +325,7 @@ func TestCommandAndPages(t *testing.T) {
 			t.Errorf("%s: status %d, want %d", body, resp.StatusCode, want)
 		}
 	}
+	r.command(SandboxCommand{})
 	m := due(1)
 	m.Params["until"] = "<script>alert(1)</script>"
 	if _, err := r.senders[TwilioName].Send(bounded(t), m); err != nil {

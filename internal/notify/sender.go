@@ -72,6 +72,9 @@ const (
 	maxReceipts = 1000 // of one callback
 )
 
+// fitsReference keeps a gateway's own name of a message within what the send row has room for.
+func fitsReference(reference string) bool { return reference != "" && len(reference) <= 128 }
+
 // gateway makes one HTTP call and says whether it can have had an effect.
 type gateway struct {
 	name   string

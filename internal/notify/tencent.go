@@ -82,7 +82,7 @@ func (t *Tencent) Send(ctx context.Context, m Message) (string, error) {
 	if status.Code != "Ok" {
 		return "", tencentRefusal(status.Code)
 	}
-	if status.SerialNo == "" {
+	if !fitsReference(status.SerialNo) {
 		return "", t.gateway.garbage(http.StatusOK)
 	}
 	return status.SerialNo, nil
@@ -121,7 +121,7 @@ func (t *Tencent) Query(ctx context.Context, m Message, reference string, sentAt
 	}
 	id := strconv.FormatInt(m.ID, 10)
 	for _, s := range answer.PullSmsSendStatusSet {
-		if s.SessionContext != id && (reference == "" || s.SerialNo != reference) {
+		if !fitsReference(s.SerialNo) || s.SessionContext != id && (reference == "" || s.SerialNo != reference) {
 			continue
 		}
 		receipt.Reference, receipt.Code, receipt.State = s.SerialNo, printable(s.Description), tencentState(s.ReportStatus)
@@ -153,6 +153,9 @@ func (t *Tencent) Receipts(r *http.Request, body []byte) ([]Receipt, error) {
 	}
 	receipts := make([]Receipt, len(reports))
 	for i, report := range reports {
+		if !fitsReference(report.SID) {
+			return nil, errReceipt("sid must have 1 to 128 characters")
+		}
 		receipts[i] = Receipt{Provider: TencentName, Reference: report.SID, Code: printable(report.ErrMsg), State: tencentState(report.ReportStatus),
 			At: chinaDate(report.UserReceiveTime, t.Now())}
 	}

@@ -100,6 +100,8 @@ func (t *Twilio) Query(ctx context.Context, m Message, reference string, sentAt 
 			return receipt, nil
 		case err != nil:
 			return Receipt{}, err
+		case found.SID != reference:
+			return Receipt{}, t.gateway.garbage(http.StatusOK)
 		}
 		return t.receiptOf(receipt, found), nil
 	}
@@ -117,7 +119,7 @@ func (t *Twilio) Query(ctx context.Context, m Message, reference string, sentAt 
 	var same []twilioMessage
 	for _, found := range answer.Messages {
 		created, err := time.Parse(time.RFC1123Z, found.DateCreated)
-		if err == nil && found.Body == text && strings.HasPrefix(found.Direction, "outbound") &&
+		if err == nil && messageSID.MatchString(found.SID) && found.Body == text && strings.HasPrefix(found.Direction, "outbound") &&
 			created.After(sentAt.Add(-time.Minute)) && created.Before(sentAt.Add(5*time.Minute)) {
 			same = append(same, found)
 		}
@@ -160,11 +162,11 @@ func (t *Twilio) Receipts(r *http.Request, body []byte) ([]Receipt, error) {
 		return nil, errReceiptUnsigned(TwilioName)
 	}
 	status := form.Get("MessageStatus")
-	if status == "" || form.Get("MessageSid") == "" {
-		return nil, errReceipt("must have MessageSid and MessageStatus")
+	if status == "" || !messageSID.MatchString(form.Get("MessageSid")) {
+		return nil, errReceipt("must have MessageStatus and a MessageSid of SM or MM and 32 hexadecimal digits")
 	}
 	id, _ := strconv.ParseInt(r.URL.Query().Get("id"), 10, 64) // 0 where it was not sent by us
-	receipt := Receipt{ID: id, Provider: TwilioName, Reference: printable(form.Get("MessageSid")), Code: printable(status),
+	receipt := Receipt{ID: id, Provider: TwilioName, Reference: form.Get("MessageSid"), Code: printable(status),
 		State: twilioState(status), At: t.Now()}
 	if code := form.Get("ErrorCode"); code != "" && code != "0" {
 		receipt.Code = printable(code)
