@@ -11,6 +11,7 @@ import (
 	"github.com/eprod/eprod/internal/auth"
 	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/idgen"
+	"github.com/eprod/eprod/internal/lock"
 	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/submission"
@@ -29,6 +30,7 @@ type app struct {
 	endLease     context.CancelFunc
 	redisStore   *cache.Redis
 	designs      *cache.Gated
+	editing      *lock.Reentrant // of patient records
 	guard        auth.Guard
 	signer       *auth.Signer
 	engine       *task.Engine
@@ -61,8 +63,7 @@ func (a *app) openIDs(ctx context.Context) error {
 	if err != nil || a.config.IDs.Worker >= 0 {
 		return err
 	}
-	host, _ := os.Hostname()
-	a.lease = idgen.NewLease(a.ids, idgen.NewStore(a.meta), a.config.IDs, fmt.Sprintf("%s/%d", host, os.Getpid()), a.log)
+	a.lease = idgen.NewLease(a.ids, idgen.NewStore(a.meta), a.config.IDs, processName(), a.log)
 	if err := a.lease.Acquire(ctx); err != nil {
 		a.log.WarnContext(ctx, "no worker number yet; ids are refused until there is one", "error", err)
 	}
@@ -70,6 +71,12 @@ func (a *app) openIDs(ctx context.Context) error {
 	a.endLease, a.leaseEnded = end, make(chan error, 1)
 	go func() { a.leaseEnded <- a.lease.Run(running) }()
 	return nil
+}
+
+// processName is how this process is called where it holds something.
+func processName() string {
+	host, _ := os.Hostname()
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
 // idRefused counts refusals under fixed words.
@@ -112,13 +119,15 @@ func (a *app) wire() error {
 		return err
 	}
 	people := &participant.Store{Meta: a.meta, Shards: a.shards}
+	accounts := &user.Store{Meta: a.meta, Shards: a.shards, Activated: participant.Activate}
+	a.editing = lock.NewReentrant(a.redis, "eprod:"+c.Kafka.Prefix, lock.Parts{Config: c.Locks, Holder: processName(), Clock: now, Random: rand.Reader, Log: a.log})
 	if a.profiles, err = participant.NewProfiles(c.Profiles, people, a.keyring, now); err != nil {
 		return err
 	}
 	a.participants = participant.New(c.Participants, participant.Parts{Shelf: people, Studies: a.catalog, Guard: a.guard, Profiles: a.profiles,
-		Keys: a.keyring, IDs: a.ids, Random: rand.Reader, Now: now, PublicURL: c.PublicURL})
+		Keys: a.keyring, IDs: a.ids, Random: rand.Reader, Now: now, Locks: a.editing, Staff: accounts, Logger: a.log, PublicURL: c.PublicURL})
 	a.users = user.New(c.Users, user.Parts{
-		Accounts: &user.Store{Meta: a.meta, Shards: a.shards, Activated: participant.Activate}, Participants: a.participants, Policies: a.catalog,
+		Accounts: accounts, Participants: a.participants, Policies: a.catalog,
 		Tokens: a.signer, Secrets: a.keyring.Intake(), Hasher: user.NewHasher(c.Users, rand.Reader), IDs: a.ids, Random: rand.Reader, Now: now, Logger: a.log})
 	a.studies = study.New(study.Parts{Shelf: shelf, Catalog: a.catalog, Guard: a.guard, Accounts: a.users, Engine: a.engine, IDs: a.ids,
 		Limits: c.Questionnaire.Limits, Now: now})

@@ -14,6 +14,7 @@ import (
 	"github.com/eprod/eprod/internal/kafka"
 	"github.com/eprod/eprod/internal/keyring"
 	"github.com/eprod/eprod/internal/limit"
+	"github.com/eprod/eprod/internal/lock"
 	"github.com/eprod/eprod/internal/outbox"
 	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/processor"
@@ -44,6 +45,7 @@ type Config struct {
 	Catalog       study.CatalogConfig       `koanf:"catalog"`
 	Questionnaire QuestionnaireConfig       `koanf:"questionnaire"`
 	Cache         cache.Config              `koanf:"cache"`
+	Locks         lock.Config               `koanf:"locks"`
 	Outbox        outbox.Config             `koanf:"outbox"`
 	Ingest        ingest.Config             `koanf:"ingest"`
 	Processor     processor.Config          `koanf:"processor"`
@@ -125,6 +127,7 @@ func defaultConfig() Config {
 		Catalog:       study.DefaultCatalogConfig(),
 		Questionnaire: QuestionnaireConfig{Limits: questionnaire.DefaultLimits(), Route: limit.DefaultBucketConfig()},
 		Cache:         cache.DefaultConfig(),
+		Locks:         lock.DefaultConfig(),
 		Outbox:        outbox.DefaultConfig(),
 		Ingest:        ingest.DefaultConfig(),
 		Processor:     processor.DefaultConfig(),
@@ -202,6 +205,7 @@ func (c *Config) Validate() error {
 	section("catalog", c.Catalog.Validate())
 	section("questionnaire.route", c.Questionnaire.Route.Validate())
 	section("cache", c.Cache.Validate())
+	section("locks", c.Locks.Validate())
 	section("outbox", c.Outbox.Validate())
 	section("ingest", c.Ingest.Validate())
 	section("processor", c.Processor.Validate())

@@ -143,6 +143,7 @@ func (s *Service) Routes(server *web.Server) {
 	renew.DefaultStatus = http.StatusCreated
 	web.Register(api, renew, s.renew)
 	web.Register(api, op(http.MethodGet, "/api/v1/me", "me", "The calling participant"), s.me)
+	s.recordRoutes(api)
 	s.importRoute(server)
 }
 

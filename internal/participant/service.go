@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -37,6 +38,10 @@ type Shelf interface {
 	Page(ctx context.Context, study int64, sites []int64, after int64, limit int) ([]*Participant, error)
 	Update(ctx context.Context, was, is *Participant, entry audit.Entry) error
 	Renew(ctx context.Context, participant int64, hash [32]byte, entry audit.Entry) error
+	Record(ctx context.Context, participant int64) (SealedRecord, error)
+	RecordHistory(ctx context.Context, participant, before int64, limit int) ([]SealedRecord, error)
+	FenceRecord(ctx context.Context, participant, fence int64) error
+	PutRecord(ctx context.Context, was int64, is SealedRecord, fence int64, entry audit.Entry) error
 }
 
 // NewKeys makes the data key of a newcomer.
@@ -59,6 +64,9 @@ type Parts struct {
 	IDs      IDs
 	Random   io.Reader
 	Now      func() time.Time
+	Locks    Locks
+	Staff    Names
+	Logger   *slog.Logger
 	// PublicURL is where participants reach the server; activation links begin with it.
 	PublicURL string
 }

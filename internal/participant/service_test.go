@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -123,6 +124,7 @@ type world struct {
 	store   *breaking
 	studies *fakeStudies
 	clock   *testenv.FakeClock
+	book    *book
 }
 
 // each runs a test over every kind of database.
@@ -148,7 +150,9 @@ func newWorld(t testing.TB, meta *db.DB, shards *db.Shards) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.book = newBook(w.clock)
 	w.Service = New(config, Parts{
+		Locks: w.book, Staff: names{}, Logger: slog.New(slog.DiscardHandler),
 		Shelf: w.store, Studies: w.studies, Guard: auth.Guard{Grants: fakeGrants{}}, Profiles: known, Keys: ring,
 		IDs: ids{testenv.IDs()}, Random: rand.Reader, Now: w.clock.Now, PublicURL: "https://epro.example.org/",
 	})
