@@ -188,6 +188,12 @@ func Redis(t testing.TB) (address string, ok bool) {
 	return service(t, "Redis", "EPROD_TEST_REDIS")
 }
 
+// Etcd returns the client address of the real etcd, where it runs.
+func Etcd(t testing.TB) (address string, ok bool) {
+	t.Helper()
+	return service(t, "etcd", "EPROD_TEST_ETCD")
+}
+
 func service(t testing.TB, name, variable string) (string, bool) {
 	t.Helper()
 	value := os.Getenv(variable)
