@@ -2,7 +2,7 @@
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build test check bench services-up services-down fmt
+.PHONY: build test test-long check bench services-up services-down fmt
 
 build:
 	go build -trimpath -tags timetzdata -o bin/eprod ./cmd/eprod
@@ -10,6 +10,10 @@ build:
 # Brings the real services up and runs vet, lint and every test with the race detector.
 test:
 	dev/test
+
+# The long variants of the tests of ids, locks, caches and messages, on the real services: a quarter of an hour and more.
+test-long:
+	dev/test-long
 
 # Formatting, vet and lint only: seconds, no services.
 check:
