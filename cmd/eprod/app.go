@@ -31,6 +31,7 @@ type app struct {
 	redisStore   *cache.Redis
 	designs      *cache.Gated
 	editing      *lock.Reentrant // of patient records
+	procedures   lock.Locker
 	guard        auth.Guard
 	signer       *auth.Signer
 	engine       *task.Engine
@@ -120,7 +121,7 @@ func (a *app) wire() error {
 	}
 	people := &participant.Store{Meta: a.meta, Shards: a.shards}
 	accounts := &user.Store{Meta: a.meta, Shards: a.shards, Activated: participant.Activate}
-	a.editing = lock.NewReentrant(a.redis, "eprod:"+c.Kafka.Prefix, lock.Parts{Config: c.Locks, Holder: processName(), Clock: now, Random: rand.Reader, Log: a.log})
+	a.openLocks()
 	if a.profiles, err = participant.NewProfiles(c.Profiles, people, a.keyring, now); err != nil {
 		return err
 	}
@@ -134,6 +135,21 @@ func (a *app) wire() error {
 	a.tasks = &task.Service{Engine: a.engine, Schedules: a.catalog, People: personOf{a.profiles}, Questionnaires: a.catalog,
 		Completions: &task.Store{Shards: a.shards}, Guard: a.guard, Now: now}
 	return nil
+}
+
+// openLocks makes the locks of patient records, which people wait for, and those of procedures, which must be strict.
+func (a *app) openLocks() {
+	prefix := "eprod:" + a.config.Kafka.Prefix
+	parts := lock.Parts{Config: a.config.Locks, Holder: processName(), Clock: time.Now, Random: rand.Reader, Log: a.log}
+	a.editing = lock.NewReentrant(a.redis, prefix, parts)
+	switch a.config.Locks.Backend {
+	case lock.OnEtcd:
+		a.procedures = lock.NewEtcd(a.etcd, prefix, parts)
+	case lock.OnRedis:
+		a.procedures = lock.NewRedis(a.redis, prefix, parts)
+	default:
+		a.procedures = lock.NewTable(a.meta, parts)
+	}
 }
 
 // personOf shows profiles to the task lists.

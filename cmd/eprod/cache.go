@@ -44,7 +44,7 @@ func (p *program) cacheCommand() *cobra.Command {
 
 func (a *app) verifier() *study.Verifier {
 	return &study.Verifier{Studies: &study.Store{Meta: a.meta}, Catalog: a.catalog, Cache: a.designs, Every: a.config.Catalog.VerifyEvery,
-		Meter: a.metrics.Cache, Logger: a.log}
+		Locks: a.procedures, Meter: a.metrics.Cache, Logger: a.log}
 }
 
 // invalidate carries out the cache's deletions from the log until ctx ends.

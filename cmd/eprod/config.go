@@ -36,6 +36,7 @@ type Config struct {
 	Database      DatabaseConfig            `koanf:"database"`
 	Kafka         KafkaConfig               `koanf:"kafka"`
 	Redis         RedisConfig               `koanf:"redis"`
+	Etcd          EtcdConfig                `koanf:"etcd"`
 	Auth          AuthConfig                `koanf:"auth"`
 	Keyring       KeyringConfig             `koanf:"keyring"`
 	IDs           idgen.Config              `koanf:"ids"`
@@ -100,6 +101,13 @@ type RedisConfig struct {
 	Timeout  time.Duration `koanf:"timeout"`
 }
 
+// EtcdConfig is where strict locks and worker numbers may be held instead of the metadata database.
+type EtcdConfig struct {
+	Endpoints []string `koanf:"endpoints"`
+	Username  string   `koanf:"username"`
+	Password  Secret   `koanf:"password"`
+}
+
 // AuthConfig holds the key that signs access tokens.
 type AuthConfig struct {
 	SigningKey Secret `koanf:"signingKey"`
@@ -120,6 +128,7 @@ func defaultConfig() Config {
 		Database:      DatabaseConfig{Pool: db.DefaultConfig()},
 		Kafka:         KafkaConfig{kafka.DefaultConfig()},
 		Redis:         RedisConfig{Timeout: 100 * time.Millisecond},
+		Etcd:          EtcdConfig{Endpoints: []string{}},
 		IDs:           idgen.DefaultConfig(),
 		Users:         user.DefaultConfig(),
 		Participants:  participant.DefaultConfig(),
@@ -212,6 +221,9 @@ func (c *Config) Validate() error {
 	problems = append(problems, c.storeProblems()...)
 	if c.Redis.Timeout <= 0 {
 		problems = append(problems, fmt.Errorf("redis.timeout: %v: must be greater than zero", c.Redis.Timeout))
+	}
+	if c.Locks.Backend == lock.OnEtcd && len(c.Etcd.Endpoints) == 0 {
+		problems = append(problems, errors.New("etcd.endpoints: locks.backend is etcd, so at least one host:port is needed"))
 	}
 	return errors.Join(append(problems, c.secretProblems()...)...)
 }

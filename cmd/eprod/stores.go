@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/eprod/eprod/internal/cache"
@@ -33,7 +35,8 @@ type stores struct {
 	kafka    kafka.Config
 	dial     kafka.Dial // nil: TCP
 	redis    *redis.Client
-	seed     []byte // of the key that signs access tokens
+	etcd     *clientv3.Client // nil without endpoints
+	seed     []byte           // of the key that signs access tokens
 	keyring  *keyring.Keyring
 	closers  []func() error // in the order of opening
 }
@@ -79,6 +82,9 @@ func (s *stores) open(ctx context.Context) error {
 		s.kafka.Partitions, s.kafka.Replication, s.kafka.MinInSync = embedded.Partitions, 1, 1
 	}
 	s.openRedis()
+	if err := s.openEtcd(); err != nil {
+		return err
+	}
 	return s.openSecrets()
 }
 
@@ -134,6 +140,22 @@ func (s *stores) openRedis() {
 	}
 	s.redis = redis.NewClient(options)
 	s.closers = append(s.closers, s.redis.Close)
+}
+
+// openEtcd makes the client, which connects when it is used.
+func (s *stores) openEtcd() error {
+	c := &s.config.Etcd
+	if len(c.Endpoints) == 0 {
+		return nil
+	}
+	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints, Username: c.Username, Password: string(c.Password), DialTimeout: time.Second,
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second, Logger: zap.NewNop()})
+	if err != nil {
+		return fmt.Errorf("etcd: %w", err)
+	}
+	s.etcd = client
+	s.closers = append(s.closers, client.Close)
+	return nil
 }
 
 // openSecrets takes the keys from the settings or, where the data lies in the data folder, from there.

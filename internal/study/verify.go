@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/eprod/eprod/internal/cache"
+	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/lock"
 )
 
 // Lister lists studies; Store implements it.
@@ -26,6 +28,7 @@ type Verifier struct {
 		Verify(ctx context.Context, key string, load cache.Load) (bool, error)
 	}
 	Every  time.Duration
+	Locks  lock.Locker // one process at a time does it
 	Meter  VerifyMeter
 	Logger *slog.Logger
 
@@ -43,6 +46,13 @@ func (v *Verifier) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		}
+		// Held to its end, so that the other processes leave this interval's sample alone.
+		if _, err := v.Locks.Acquire(ctx, "cache-verification", min(v.Every*9/10, 5*time.Minute)); err != nil {
+			if errs.KindOf(err) != errs.Conflict && ctx.Err() == nil {
+				v.Logger.WarnContext(ctx, "the cache is not verified: no lock", "error", err)
+			}
+			continue
 		}
 		checked, wrong, err := v.Once(ctx)
 		v.Meter.Verified(checked, wrong)
