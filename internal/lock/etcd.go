@@ -30,13 +30,20 @@ type etcdStore struct {
 }
 
 func (s *etcdStore) take(ctx context.Context, c *claim, ttl time.Duration) (int64, error) {
-	if err := s.free(ctx, c); err != nil { // of an earlier call
-		return 0, err
-	}
 	key := s.prefix + c.name
 	found, err := s.client.Get(ctx, key)
 	if err != nil {
 		return 0, fmt.Errorf("etcd: %w", err)
+	}
+	if len(found.Kvs) > 0 && c.lease != 0 && found.Kvs[0].Lease == c.lease { // the answer was lost
+		held, err := s.extend(ctx, c, ttl)
+		if err == nil && !held {
+			err = fmt.Errorf("etcd: lock %s ran out before it was known", c.name)
+		}
+		return found.Kvs[0].CreateRevision, err
+	}
+	if err := s.free(ctx, c); err != nil { // of an earlier call that may still arrive
+		return 0, err
 	}
 	if len(found.Kvs) > 0 { // so that those who wait make no leases
 		return 0, s.held(ctx, found.Kvs[0])

@@ -74,7 +74,8 @@ func (r *Reentrant) Holder(ctx context.Context, name string) (Hold, bool, error)
 const maxTakings = 256
 
 // A lock is one hash: o the owner, f the fence, and for each taking "t:" and its name with its end in milliseconds of the server's
-// clock. Takings whose end has passed do not count; the hash expires with the last.
+// clock. Takings whose end has passed do not count; the hash expires a second after the last, since the server inside the process is
+// not exact.
 const readHold = `
 local t = redis.call('TIME')
 local now = math.floor(t[1] * 1000 + t[2] / 1000)
@@ -105,19 +106,19 @@ end
 local ends = now + tonumber(ARGV[3])
 redis.call('HSET', KEYS[1], taking, string.format('%.0f', ends))
 last = math.max(ends, others)
-redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', last))
+redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', last + 1000))
 return {1, ARGV[1], fence, ends - now}`)
 	extendScript = redis.NewScript(`local taking = 't:' .. ARGV[2]` + readHold + `
 local ends = tonumber(redis.call('HGET', KEYS[1], taking) or 0)
 if owner ~= ARGV[1] or ends <= now then return 0 end
 ends = now + tonumber(ARGV[3])
 redis.call('HSET', KEYS[1], taking, string.format('%.0f', ends))
-redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.max(ends, others)))
+redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.max(ends, others) + 1000))
 return 1`)
 	releaseScript = redis.NewScript(`local taking = 't:' .. ARGV[2]` + readHold + `
 if owner ~= ARGV[1] then return 0 end
 redis.call('HDEL', KEYS[1], taking)
-if others == 0 then redis.call('DEL', KEYS[1]) else redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', others)) end
+if others == 0 then redis.call('DEL', KEYS[1]) else redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', others + 1000)) end
 return 1`)
 	holderScript = redis.NewScript(`local taking = ''` + readHold + `
 if live == 0 then return {0, '', '0', 0} end
