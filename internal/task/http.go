@@ -80,6 +80,56 @@ func (in *ListInput) page(tasks []Listed) (*listOutput, error) {
 	return out, nil
 }
 
+type nearView struct {
+	Event string `json:"event" doc:"the event that the rule counts from"`
+	Date  string `json:"date,omitempty" format:"date"`
+}
+
+type ruleView struct {
+	Rule          string   `json:"rule"`
+	Questionnaire string   `json:"questionnaire" doc:"canonical url|version"`
+	Due           bool     `json:"due"`
+	Reason        string   `json:"reason" enum:"due,other_arm,no_anchor,before_first,after_last,between_repeats,other_weekday"`
+	Detail        string   `json:"detail" doc:"the reason, for people"`
+	Anchor        nearView `json:"anchor"`
+	First         string   `json:"firstDay,omitempty" format:"date"`
+	Last          string   `json:"lastDay,omitempty" format:"date" doc:"last possible day"`
+	Previous      string   `json:"previous,omitempty" format:"date" doc:"nearest due date before"`
+	Next          string   `json:"next,omitempty" format:"date" doc:"nearest due date after"`
+	ZoneReason    string   `json:"zoneReason,omitempty" doc:"why the windows are in their zone, of a participant who has moved"`
+	Tasks         []view   `json:"tasks"`
+}
+
+type explainOutput struct {
+	Body struct {
+		Date            string     `json:"date" format:"date"`
+		ScheduleVersion int64      `json:"scheduleVersion"`
+		Rules           []ruleView `json:"rules"`
+	}
+}
+
+func explained(date Date, x Explained) *explainOutput {
+	out := &explainOutput{}
+	out.Body.Date, out.Body.ScheduleVersion, out.Body.Rules = date.String(), x.ScheduleVersion, make([]ruleView, 0, len(x.Rules))
+	day := func(d Date) string {
+		if d == (Date{}) {
+			return ""
+		}
+		return d.String()
+	}
+	for i := range x.Rules {
+		r := &x.Rules[i]
+		v := ruleView{Rule: r.Rule.ID, Questionnaire: r.Rule.Questionnaire, Due: r.Why == WhyDue, Reason: r.Why, Detail: r.Detail,
+			Anchor: nearView{r.Rule.Anchor, day(r.Anchor)}, First: day(r.First), Last: day(r.Last), Previous: day(r.Previous), Next: day(r.Next),
+			ZoneReason: r.ZoneReason, Tasks: make([]view, 0, len(r.Tasks))}
+		for _, t := range r.Tasks {
+			v.Tasks = append(v.Tasks, viewOf(x.Listed[t.ID]))
+		}
+		out.Body.Rules = append(out.Body.Rules, v)
+	}
+	return out
+}
+
 func readCursor(cursor string) (opens, id int64, err error) {
 	a, b, ok := strings.Cut(cursor, ".")
 	opens, errA := strconv.ParseInt(a, 10, 64)
@@ -113,5 +163,22 @@ func (s *Service) Routes(api huma.API) {
 				return nil, err
 			}
 			return in.page(tasks)
+		})
+	web.Register(api, huma.Operation{OperationID: "explain-tasks", Method: http.MethodGet, Path: "/api/v1/studies/{id}/participants/{pid}/tasks/explain",
+		Summary: "Why each rule gives a participant a task on a date, or why not", Tags: []string{"tasks"}},
+		func(ctx context.Context, in *struct {
+			Study       web.ID `path:"id"`
+			Participant web.ID `path:"pid"`
+			Date        string `query:"date" required:"true" doc:"local date of the participant" example:"2026-11-23"`
+		}) (*explainOutput, error) {
+			date, err := ParseDate(in.Date)
+			if err != nil {
+				return nil, errs.InvalidParameter("date", "must be a date as YYYY-MM-DD")
+			}
+			x, err := s.Explain(ctx, int64(in.Study), int64(in.Participant), date)
+			if err != nil {
+				return nil, err
+			}
+			return explained(date, x), nil
 		})
 }

@@ -184,3 +184,37 @@ func TestRefusalsAtTheDoor(t *testing.T) {
 		t.Errorf("our own failure: %d %s", got.status, text)
 	}
 }
+
+func TestExplainAtTheDoor(t *testing.T) {
+	w := newWorld(t, rule(nil), rule(func(r *Rule) { r.ID, r.Anchor = "s", "surgery" }))
+	server := w.door(t)
+	if err := server.CheckDocument(); err != nil {
+		t.Error(err)
+	}
+	door := server.Handler()
+	yesterday := identity(7, "r", Date{2026, time.July, 7}, 0)
+	w.done[yesterday] = Done{CompletedAt: time.Date(2026, 7, 7, 20, 30, 0, 0, time.UTC)}
+	got := get(t, door, "staff 2", of7+"/explain?date=2026-07-07")
+	rules, _ := got.body["rules"].([]any)
+	if got.status != 200 || len(rules) != 2 {
+		t.Fatalf("%d %v", got.status, got.body)
+	}
+	due, not := rules[0].(map[string]any), rules[1].(map[string]any)
+	tasks, _ := due["tasks"].([]any)
+	if due["due"] != true || due["reason"] != "due" || len(tasks) != 1 || tasks[0].(map[string]any)["state"] != "completed" || tasks[0].(map[string]any)["id"] != fmt.Sprint(yesterday) {
+		t.Errorf("due: %v", due)
+	}
+	if not["due"] != false || not["reason"] != "no_anchor" || not["anchor"].(map[string]any)["event"] != "surgery" || not["anchor"].(map[string]any)["date"] != nil {
+		t.Errorf("not due: %v", not)
+	}
+	for path, status := range map[string]int{"/explain": 400, "/explain?date=x": 400, "/explain?date=2026-02-30": 400} {
+		if r := get(t, door, "staff 2", of7+path); r.status != status || r.body["code"] != "invalid_parameter" {
+			t.Errorf("%s: %d %v", path, r.status, r.body)
+		}
+	}
+	for caller, status := range map[string]int{"": 401, me: 403, "staff 5": 404} {
+		if r := get(t, door, caller, of7+"/explain?date=2026-07-07"); r.status != status {
+			t.Errorf("%q: %d %v", caller, r.status, r.body)
+		}
+	}
+}

@@ -67,20 +67,58 @@ func (s *Service) Mine(ctx context.Context, from, to time.Time) ([]Listed, error
 
 // Of lists a participant's tasks for staff.
 func (s *Service) Of(ctx context.Context, study, participant int64, from, to time.Time) ([]Listed, error) {
-	if _, err := auth.Staff(ctx); err != nil {
-		return nil, err
-	}
-	in, site, err := s.People.Site(ctx, participant)
-	if err != nil {
-		return nil, err
-	}
-	if in != study {
-		return nil, errs.Absent("participant")
-	}
-	if _, err := s.Guard.Site(ctx, study, site, auth.TaskRead); err != nil {
+	if err := s.mayRead(ctx, study, participant); err != nil {
 		return nil, err
 	}
 	return s.list(ctx, participant, from, to)
+}
+
+// mayRead asks for the right to see a participant's tasks.
+func (s *Service) mayRead(ctx context.Context, study, participant int64) error {
+	if _, err := auth.Staff(ctx); err != nil {
+		return err
+	}
+	in, site, err := s.People.Site(ctx, participant)
+	if err != nil {
+		return err
+	}
+	if in != study {
+		return errs.Absent("participant")
+	}
+	_, err = s.Guard.Site(ctx, study, site, auth.TaskRead)
+	return err
+}
+
+// Explained is what every rule means on one date, and what became of the tasks that are due then.
+type Explained struct {
+	ScheduleVersion int64
+	Rules           []Explanation
+	Listed          map[int64]Listed // by task id
+}
+
+// Explain tells staff for every rule of the current schedule why it gives a participant a task on a local date, or why not.
+func (s *Service) Explain(ctx context.Context, study, participant int64, date Date) (Explained, error) {
+	if err := s.mayRead(ctx, study, participant); err != nil {
+		return Explained{}, err
+	}
+	person, err := s.People.Person(ctx, participant)
+	if err != nil {
+		return Explained{}, fmt.Errorf("participant: %w", err)
+	}
+	schedule, err := s.Schedules.Schedule(ctx, person.Study)
+	if err != nil {
+		return Explained{}, fmt.Errorf("schedule: %w", err)
+	}
+	out := Explained{ScheduleVersion: schedule.Version, Rules: s.Engine.Explain(schedule, person, date), Listed: make(map[int64]Listed)}
+	var tasks []Task
+	for i := range out.Rules {
+		tasks = append(tasks, out.Rules[i].Tasks...)
+	}
+	list, err := s.listed(ctx, person, tasks)
+	for _, l := range list {
+		out.Listed[l.ID] = l
+	}
+	return out, err
 }
 
 func (s *Service) list(ctx context.Context, participant int64, from, to time.Time) ([]Listed, error) {
@@ -102,12 +140,17 @@ func (s *Service) list(ctx context.Context, participant int64, from, to time.Tim
 	if err != nil {
 		return nil, fmt.Errorf("schedule: %w", err)
 	}
-	tasks := s.Engine.Generate(schedule, person, from, to)
+	return s.listed(ctx, person, s.Engine.Generate(schedule, person, from, to))
+}
+
+// listed adds to tasks what is stored about them.
+func (s *Service) listed(ctx context.Context, person Person, tasks []Task) ([]Listed, error) {
+	now := s.Now()
 	ids := make([]int64, len(tasks))
 	for i := range tasks {
 		ids[i] = tasks[i].ID
 	}
-	done, err := s.Completions.Done(ctx, participant, ids)
+	done, err := s.Completions.Done(ctx, person.ID, ids)
 	if err != nil {
 		return nil, err
 	}
