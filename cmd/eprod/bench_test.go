@@ -66,7 +66,7 @@ func TestBench(t *testing.T) {
 	}
 	d := newDeployment(t)
 	b := &bench{t: t, d: d, api: d.start("api"), worker: d.start("processor"), services: servicePids(t, d), saturation: 4000}
-	b.tr = newTrial(t, d, burstSize, []string{"w1", "w2", "f1", "f2", "f3", "a", "b", "c", "x1", "y1", "x2", "y2", "x3", "y3", "p"}, b.api.api)
+	b.tr = newTrial(t, d, burstSize, []string{"w1", "w2", "f1", "f2", "f3", "a", "b", "c", "x1", "y1", "x2", "y2", "x3", "y3", "p1", "p2", "p3"}, b.api.api)
 	b.v = newVerifier(t, d, b.tr)
 	b.part("bursts", b.bursts)
 	b.part("large", b.large)
@@ -394,10 +394,22 @@ func (b *bench) large() {
 	b.most("burst of 10,000, last row stored", "last 202", median(ratios), 1.5, fmt.Sprintf("last 202 %.2f s, last row %.2f s; ratios %.2f", median(last202), median(lastRow), ratios))
 }
 
-// latency sends at a constant rate, a quarter of what the bursts reached, and counts from the scheduled time.
+// latency sends at a constant rate, a quarter of what the bursts reached, and counts from the scheduled time; three times, for
+// one stall of the machine is more than one in a hundred.
 func (b *bench) latency() {
 	rate := b.saturation / 4
-	r := newRound(b.tr, "p")
+	var p50s, p99s, ratios []float64
+	for _, rule := range []string{"p1", "p2", "p3"} {
+		p50, p99 := b.paced(rule, rate)
+		p50s, p99s, ratios = append(p50s, p50), append(p99s, p99), append(ratios, p99/p50)
+	}
+	b.most("p99 of 202 at 25 % of saturation", "p50", median(ratios), 6, fmt.Sprintf("p50 %.1f ms, p99 %.1f ms at %.0f/s; p99 %.0f", median(p50s), median(p99s), rate, p99s))
+	b.most("p99 of 202 at 25 % of saturation", "100 ms", median(p99s), 100, "open loop, counted from the scheduled time")
+}
+
+// paced sends a wave at a constant rate and returns milliseconds.
+func (b *bench) paced(rule string, rate float64) (p50, p99 float64) {
+	r := newRound(b.tr, rule)
 	took := make([]float64, burstSize)
 	b.open()
 	began := time.Now()
@@ -413,9 +425,7 @@ func (b *bench) latency() {
 	b.stored(began, burstSize)
 	b.holds(r)
 	slices.Sort(took)
-	p50, p99 := took[burstSize/2], took[burstSize*99/100]
-	b.most("p99 of 202 at 25 % of saturation", "p50", p99/p50, 6, fmt.Sprintf("p50 %.1f ms, p99 %.1f ms at %.0f/s", p50, p99, rate))
-	b.most("p99 of 202 at 25 % of saturation", "100 ms", p99, 100, "open loop, counted from the scheduled time")
+	return took[burstSize/2], took[burstSize*99/100]
 }
 
 func (b *bench) print() {
