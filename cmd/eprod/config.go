@@ -45,6 +45,7 @@ type Config struct {
 	Profiles      participant.ProfileConfig `koanf:"profiles"`
 	Catalog       study.CatalogConfig       `koanf:"catalog"`
 	Questionnaire QuestionnaireConfig       `koanf:"questionnaire"`
+	Limits        limit.Config              `koanf:"limits"`
 	Cache         cache.Config              `koanf:"cache"`
 	Locks         lock.Config               `koanf:"locks"`
 	Outbox        outbox.Config             `koanf:"outbox"`
@@ -52,10 +53,9 @@ type Config struct {
 	Processor     processor.Config          `koanf:"processor"`
 }
 
-// QuestionnaireConfig bounds questionnaires and the route that serves them.
+// QuestionnaireConfig bounds questionnaires.
 type QuestionnaireConfig struct {
 	Limits questionnaire.Limits `koanf:"limits"`
-	Route  limit.BucketConfig   `koanf:"route"`
 }
 
 // LogConfig says how the log looks.
@@ -134,7 +134,8 @@ func defaultConfig() Config {
 		Participants:  participant.DefaultConfig(),
 		Profiles:      participant.DefaultProfileConfig(),
 		Catalog:       study.DefaultCatalogConfig(),
-		Questionnaire: QuestionnaireConfig{Limits: questionnaire.DefaultLimits(), Route: limit.DefaultBucketConfig()},
+		Questionnaire: QuestionnaireConfig{Limits: questionnaire.DefaultLimits()},
+		Limits:        limit.DefaultConfig(),
 		Cache:         cache.DefaultConfig(),
 		Locks:         lock.DefaultConfig(),
 		Outbox:        outbox.DefaultConfig(),
@@ -212,7 +213,7 @@ func (c *Config) Validate() error {
 	section("participants", c.Participants.Validate())
 	section("profiles", c.Profiles.Validate())
 	section("catalog", c.Catalog.Validate())
-	section("questionnaire.route", c.Questionnaire.Route.Validate())
+	section("limits", c.Limits.Validate())
 	section("cache", c.Cache.Validate())
 	section("locks", c.Locks.Validate())
 	section("outbox", c.Outbox.Validate())

@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	yamlv3 "gopkg.in/yaml.v3"
+
+	"github.com/eprod/eprod/internal/limit"
 )
 
 const shipped = "../../config.yaml"
@@ -37,9 +39,19 @@ func TestShippedConfig(t *testing.T) {
 		t.Error(err)
 	}
 	documented := documentedKeys(t, content)
-	for key := range leaves(reflect.TypeFor[Config]()) {
+	known := leaves(reflect.ValueOf(want))
+	for key := range known {
 		comment, ok := documented[key]
-		switch {
+		switch p := pattern(key, known); {
+		case p == key: // of named entries the first describes all
+			found := false
+			for k, comment := range documented {
+				found = found || pattern(k, known) == p && len(comment) >= 10
+			}
+			if !found {
+				t.Errorf("config.yaml does not say what %s is", key)
+			}
+		case p != "" && ok:
 		case !ok:
 			t.Errorf("config.yaml lacks %s", key)
 		case len(comment) < 10:
@@ -79,6 +91,10 @@ func TestBadConfig(t *testing.T) {
 		want       []string
 	}{
 		{"UnknownKey", "http:\n  lisen: :80\n", nil, []string{"config.yaml: http.lisen: unknown key", "http has"}},
+		{"UnknownKeyOfEntry", "limits:\n  routes:\n    sign-in: {rat: 5}\n    mine: {brust: 5}\n", nil, []string{"limits.routes.sign-in.rat: unknown key", "limits.routes.mine.brust: unknown key"}},
+		{"BadEntry", "limits:\n  routes:\n    mine: {operations: [login], rate: 5, burst: 0, key: phone}\n", nil,
+			[]string{"limits.routes.mine.burst: 0: must be", `limits.routes.mine.key: "phone": must be account, address or route`, "limits.routes.mine.scope",
+				"login: stands in mine already"}},
 		{"MovedKey", "listen: :80\n", nil, []string{"listen: unknown key, perhaps http.listen"}},
 		{"UnknownEnv", "", []string{"EPROD_HTTP__LISEN=:80"}, []string{"EPROD_HTTP__LISEN: unknown setting"}},
 		{"FileOfNoSecret", "", []string{"EPROD_HTTP__LISTEN_FILE=/x"}, []string{"EPROD_HTTP__LISTEN_FILE: unknown setting"}},
@@ -124,8 +140,8 @@ func TestSourcesWin(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := defaultConfig()
-	err := load(&c, sources{name: "f", file: []byte("http:\n  listen: :1\n  opsListen: 127.0.0.1:1\nlog:\n  level: warn\n"),
-		env:   []string{"EPROD_HTTP__LISTEN=:2", "EPROD_HTTP__OPS_LISTEN=127.0.0.1:2", "EPROD_KAFKA__BROKERS=a:1, b:2", "EPROD_AUTH__SIGNING_KEY_FILE=" + key, "EPROD_INGEST__BREAKER__OPEN_FOR=7s", "PATH=/bin"},
+	err := load(&c, sources{name: "f", file: []byte("http:\n  listen: :1\n  opsListen: 127.0.0.1:1\nlog:\n  level: warn\nlimits:\n  routes:\n    sign-in: {burst: 7, rate: 1}\n    mine: {operations: [me], rate: 2, burst: 3, key: route, scope: local}\n"),
+		env:   []string{"EPROD_HTTP__LISTEN=:2", "EPROD_HTTP__OPS_LISTEN=127.0.0.1:2", "EPROD_KAFKA__BROKERS=a:1, b:2", "EPROD_AUTH__SIGNING_KEY_FILE=" + key, "EPROD_INGEST__BREAKER__OPEN_FOR=7s", "EPROD_LIMITS__ROUTES__SIGN_IN__RATE=0.5", "EPROD_LIMITS__ROUTES__IDS__OPERATIONS=[]", "PATH=/bin"},
 		flags: map[string]string{"http.listen": ":3"}})
 	if err != nil {
 		t.Fatal(err)
@@ -133,6 +149,14 @@ func TestSourcesWin(t *testing.T) {
 	if c.HTTP.Listen != ":3" || c.HTTP.OpsListen != "127.0.0.1:2" || c.Log.Level != "warn" || c.Ingest.Breaker.OpenFor != 7*time.Second ||
 		!slices.Equal(c.Kafka.Brokers, []string{"a:1", "b:2"}) || len(c.Auth.SigningKey) != 44 {
 		t.Errorf("got %+v", c)
+	}
+	routes := defaultConfig().Limits.Routes
+	signIn, ids := routes["sign-in"], routes["ids"]
+	signIn.Burst, signIn.Rate, ids.Operations = 7, 0.5, []string{}
+	routes["sign-in"], routes["ids"] = signIn, ids
+	routes["mine"] = limit.Rule{Operations: []string{"me"}, Rate: 2, Burst: 3, Key: limit.ByRoute, Scope: limit.Local}
+	if diff := cmp.Diff(routes, c.Limits.Routes); diff != "" {
+		t.Errorf("rules (-want +got):\n%s", diff)
 	}
 	if text := c.Auth.SigningKey.String(); text != "***" {
 		t.Errorf("a secret shows itself: %s", text)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -158,11 +159,7 @@ func (s *server) build(ctx context.Context) error {
 		s.relays = append(s.relays, outbox.NewRelay(d, s.producer, s.kafka.Partitions, c.Outbox, s.log))
 	}
 	const name = "the intake log"
-	s.metrics.Health.Breaker("log", string(limit.Closed))
-	s.breaker = limit.NewBreaker(name, c.Ingest.Breaker, func(_ string, from, to limit.State) {
-		s.metrics.Health.Breaker("log", string(to))
-		s.log.WarnContext(ctx, "breaker of the log", "from", string(from), "to", string(to))
-	})
+	s.breaker = limit.NewBreaker(name, c.Ingest.Breaker, limit.Announce("log", s.metrics.Health, s.log))
 	s.door, err = ingest.New(c.Ingest, ingest.Parts{Catalog: s.catalog, People: s.profiles, Engine: s.engine, Log: s.producer, Breaker: s.breaker,
 		Spool: s.spool, Records: s.submissions, IDs: s.ids, Memory: s.memory, Intake: s.keyring.Intake(), Partitions: s.kafka.Partitions, Now: time.Now,
 		Meter: s.metrics.Intake, Logger: s.log})
@@ -174,7 +171,12 @@ func (s *server) build(ctx context.Context) error {
 
 func (s *server) routes() error {
 	c := s.config
-	s.web.Gin().Use(auth.Middleware(s.signer))
+	limits, err := limit.New(c.Limits, limit.Parts{Redis: s.redis, Prefix: "eprod:" + c.Kafka.Prefix, Caller: callerKey, Random: rand.Reader,
+		Clock: time.Now, Meter: s.metrics.Limits, Gauge: s.metrics.Health, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.web.Gin().Use(auth.Middleware(s.signer), limits.Middleware())
 	api := s.web.API()
 	slots := limit.NewInFlight(c.Ingest.MaxInFlight)
 	if err := s.metrics.Health.InFlight(slots.Count, slots.Refused); err != nil {
@@ -182,12 +184,8 @@ func (s *server) routes() error {
 	}
 	(&ingest.Door{Service: s.door, Slots: slots}).Routes(s.web.Gin(), api)
 	submission.Routes(api, &submission.Service{Store: s.submissions, Participants: s.profiles, Recent: s.door, Intake: s.keyring.Intake(), Guard: s.guard})
-	bucket, err := limit.NewBuckets(c.Questionnaire.Route, time.Now)
-	if err != nil {
-		return err
-	}
 	s.studies.Routes(api)
-	s.studies.QuestionnaireRoutes(api, bucket, callerKey)
+	s.studies.QuestionnaireRoutes(api, admitted{}, callerKey)
 	s.participants.Routes(s.web)
 	s.users.Routes(s.web)
 	s.tasks.Routes(api)
@@ -195,14 +193,20 @@ func (s *server) routes() error {
 		_, err := s.guard.Global(ctx, auth.IDIssue)
 		return err
 	})
-	return nil
+	return limits.Bind(api)
 }
 
-// callerKey is what a bucket is kept for: the account.
+// admitted is the bucket of routes whose requests the limits have let through already.
+type admitted struct{}
+
+// Check implements study.Bucket.
+func (admitted) Check(string) error { return nil }
+
+// callerKey names the account that signed in, or nobody: "".
 func callerKey(ctx context.Context) string {
 	p, ok := auth.From(ctx)
 	if !ok {
-		return "anonymous"
+		return ""
 	}
 	return string(p.Kind) + strconv.FormatInt(p.ID, 36)
 }

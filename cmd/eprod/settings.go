@@ -48,8 +48,11 @@ type sources struct {
 // load fills out, which holds the built-in values, from all sources. Its error names every unknown key and every value of
 // the wrong type at once; nothing is taken from sources that have problems.
 func load(out any, from sources) error {
-	known := leaves(reflect.TypeOf(out).Elem())
+	known := leaves(reflect.ValueOf(out).Elem())
 	k := koanf.New(".")
+	if err := k.Load(confmap.Provider(entries(reflect.ValueOf(out).Elem()), "."), nil); err != nil {
+		return err
+	}
 	var problems []error
 	if from.file != nil {
 		if err := k.Load(rawbytes.Provider(from.file), yaml.Parser()); err != nil {
@@ -75,39 +78,71 @@ func load(out any, from sources) error {
 	return errors.Join(problems...)
 }
 
-// leaves returns every key path of a settings struct with the type of its value.
-func leaves(t reflect.Type) map[string]reflect.Type {
+// leaves returns every key path of a settings struct with the type of its value. A section of named entries, which is a map of structs,
+// has the paths of the entries in it, and once more with * for any name.
+func leaves(settings reflect.Value) map[string]reflect.Type {
 	out := make(map[string]reflect.Type)
-	var walk func(t reflect.Type, prefix string)
-	walk = func(t reflect.Type, prefix string) {
-		for field := range t.Fields() {
-			name, options, _ := strings.Cut(field.Tag.Get("koanf"), ",")
-			switch {
-			case options == "squash":
-				walk(field.Type, prefix)
-			case name == "":
-			case field.Type.Kind() == reflect.Struct:
-				walk(field.Type, prefix+name+".")
-			default:
-				out[prefix+name] = field.Type
+	walk(settings, "", func(path string, v reflect.Value) { out[path] = v.Type() })
+	return out
+}
+
+// entries returns the values inside sections of named entries. They are loaded like a file, so that another source may change one
+// value of an entry: the decoder would replace the entry.
+func entries(settings reflect.Value) map[string]any {
+	patterns, out := leaves(settings), make(map[string]any)
+	walk(settings, "", func(path string, v reflect.Value) {
+		if p := pattern(path, patterns); p != "" && p != path {
+			out[path] = v.Interface()
+		}
+	})
+	return out
+}
+
+// walk calls leaf for every value of a settings struct.
+func walk(v reflect.Value, prefix string, leaf func(path string, v reflect.Value)) {
+	for field, value := range v.Fields() {
+		name, options, _ := strings.Cut(field.Tag.Get("koanf"), ",")
+		switch {
+		case options == "squash":
+			walk(value, prefix, leaf)
+		case name == "":
+		case value.Kind() == reflect.Struct:
+			walk(value, prefix+name+".", leaf)
+		case value.Kind() == reflect.Map:
+			for entry, of := range value.Seq2() {
+				walk(of, prefix+name+"."+entry.String()+".", leaf)
 			}
+			walk(reflect.Zero(value.Type().Elem()), prefix+name+".*.", leaf)
+		default:
+			leaf(prefix+name, value)
 		}
 	}
-	walk(t, "")
-	return out
+}
+
+// pattern returns the path with * that covers a value of a named entry, or "".
+func pattern(path string, known map[string]reflect.Type) string {
+	names := strings.Split(path, ".")
+	for i, name := range names {
+		names[i] = "*"
+		if p := strings.Join(names, "."); known[p] != nil {
+			return p
+		}
+		names[i] = name
+	}
+	return ""
 }
 
 func unknownKeys(keys []string, known map[string]reflect.Type, source string) []error {
 	var problems []error
 	for _, key := range keys {
-		if _, ok := known[key]; !ok {
+		if known[key] == nil && pattern(key, known) == "" {
 			problems = append(problems, fmt.Errorf("%s: %s: unknown key%s", source, key, nearest(key, known)))
 		}
 	}
 	return problems
 }
 
-// environment reads EPROD_SECTION__KEY_NAME settings; case and single underscores inside a name do not matter.
+// environment reads EPROD_SECTION__KEY_NAME settings; case and single underscores inside a name do not matter, and stand for hyphens.
 func environment(env []string, known map[string]reflect.Type) (map[string]any, []error) {
 	byName := make(map[string]string, len(known))
 	for key := range known {
@@ -146,7 +181,7 @@ func envName(key string) string { return squeeze(strings.ReplaceAll(key, ".", "_
 
 func squeeze(name string) string {
 	name = strings.ReplaceAll(strings.ToLower(name), "__", ".")
-	return strings.ReplaceAll(name, "_", "")
+	return strings.NewReplacer("_", "", "-", "").Replace(name)
 }
 
 // nearest offers the known key with the same last word, or the same section's keys.

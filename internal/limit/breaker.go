@@ -3,6 +3,9 @@ package limit
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -13,6 +16,53 @@ import (
 // ErrOpen is the cause of an errs.Unavailable that a breaker gave without trying: nothing has happened.
 var ErrOpen = errors.New("circuit breaker is open")
 
+// BreakerConfig says when a dependency counts as down. The zero value is not usable; start from DefaultBreakerConfig.
+type BreakerConfig struct {
+	CallTimeout time.Duration `koanf:"callTimeout"` // longest call; a call that takes longer has failed
+	Failures    int           `koanf:"failures"`    // this many in a row open the breaker
+	Ratio       float64       `koanf:"ratio"`       // so does this share of failures in the window, from minCalls on
+	MinCalls    int           `koanf:"minCalls"`    // fewer calls in the window say nothing about the ratio
+	Window      time.Duration `koanf:"window"`      // how far back calls are counted, in ten steps
+	OpenFor     time.Duration `koanf:"openFor"`     // how long nothing is tried once it is open
+	Probes      int           `koanf:"probes"`      // calls let through after that; all must succeed to close it
+}
+
+// DefaultBreakerConfig suits a dependency that answers in milliseconds when it is well.
+func DefaultBreakerConfig() BreakerConfig {
+	return BreakerConfig{
+		CallTimeout: 2 * time.Second, Failures: 5, Ratio: 0.5, MinCalls: 50,
+		Window: 10 * time.Second, OpenFor: 3 * time.Second, Probes: 2,
+	}
+}
+
+// Validate returns every problem at once, each as "key: value: what would be right".
+func (c BreakerConfig) Validate() error {
+	var problems []error
+	for _, d := range []struct {
+		key   string
+		value time.Duration
+	}{{"callTimeout", c.CallTimeout}, {"openFor", c.OpenFor}} {
+		if d.value <= 0 {
+			problems = append(problems, fmt.Errorf("%s: %v: must be above zero, such as 2s", d.key, d.value))
+		}
+	}
+	if c.Window < 10*time.Millisecond {
+		problems = append(problems, fmt.Errorf("window: %v: must be 10ms or more", c.Window))
+	}
+	for _, n := range []struct {
+		key   string
+		value int
+	}{{"failures", c.Failures}, {"minCalls", c.MinCalls}, {"probes", c.Probes}} {
+		if n.value < 1 {
+			problems = append(problems, fmt.Errorf("%s: %d: must be 1 or more", n.key, n.value))
+		}
+	}
+	if c.Ratio <= 0 || c.Ratio > 1 {
+		problems = append(problems, fmt.Errorf("ratio: %v: must be above 0 and at most 1", c.Ratio))
+	}
+	return errors.Join(problems...)
+}
+
 // State is what a breaker thinks of its dependency.
 type State string
 
@@ -22,6 +72,22 @@ const (
 	HalfOpen State = "half-open"
 	Open     State = "open"
 )
+
+// Gauge shows the states of breakers.
+type Gauge interface {
+	// Breaker shows a breaker's state under a label: "closed", "half-open" or "open". It must be quick and safe for concurrent use.
+	Breaker(label, state string)
+}
+
+// Announce returns what NewBreaker takes as onChange: each change goes to the gauge and, as a warning, to the log. It shows the breaker
+// closed at once, so that a breaker which never opens is seen as well.
+func Announce(label string, gauge Gauge, log *slog.Logger) func(name string, from, to State) {
+	gauge.Breaker(label, string(Closed))
+	return func(_ string, from, to State) {
+		gauge.Breaker(label, string(to))
+		log.Warn("breaker changed", "breaker", label, "from", string(from), "to", string(to))
+	}
+}
 
 // Breaker keeps callers from waiting for a dependency that is down. Safe for concurrent use.
 type Breaker struct {
@@ -59,18 +125,19 @@ type callerLeft struct{ error }
 // Unwrap keeps errors.Is and errors.As working through the mark.
 func (c callerLeft) Unwrap() error { return c.error }
 
-// excluded leaves out what is not the dependency's fault: callers that went away, and input that it rightly refused.
+// excluded leaves out what is not the dependency's fault: callers that went away, and what it refused as a client's mistake (4xx).
 func excluded(err error) bool {
 	if err == nil {
 		return false
 	}
 	_, left := errors.AsType[callerLeft](err)
-	return left || errs.Permanent(err)
+	return left || errs.Status(errs.KindOf(err)) < http.StatusInternalServerError
 }
 
 // Do calls fn unless the breaker is open, and returns fn's error. Fn must return soon after its context ends: a context that ends
 // after CallTimeout is what keeps a hung probe from holding the breaker half-open for ever. Open, or half-open with its probes out:
-// errs.Unavailable with the cause ErrOpen, at once. A caller that cancels, and errors that errs.Permanent knows, are not counted.
+// errs.Unavailable with the cause ErrOpen, at once. A caller that cancels, and errors whose status would be 4xx,
+// are not counted.
 func (b *Breaker) Do(ctx context.Context, fn func(ctx context.Context) error) error {
 	_, err := b.cb.Execute(func() (struct{}, error) {
 		bounded := ctx

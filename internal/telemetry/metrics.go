@@ -18,6 +18,7 @@ type Metrics struct {
 	Intake   *Intake
 	Process  *Process
 	Cache    *Cache
+	Limits   *Limits
 	Health   *Health
 }
 
@@ -26,7 +27,7 @@ func NewMetrics() *Metrics {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	f := promauto.With(r)
-	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Cache: newCache(f), Health: newHealth(r, f)}
+	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Cache: newCache(f), Limits: newLimits(f), Health: newHealth(r, f)}
 }
 
 // latencies are bucket bounds in seconds from 0.5 ms to 8 s, by doubling.
@@ -159,6 +160,24 @@ func (c *Cache) Verified(checked, wrong int) {
 	c.verified.Add(float64(checked))
 	c.mismatch.Add(float64(wrong))
 }
+
+// Limits counts what token buckets decide: eprod_limited_total{rule} and eprod_limited_alone_total{rule}.
+type Limits struct{ refused, alone *prometheus.CounterVec }
+
+func newLimits(f promauto.Factory) *Limits {
+	return &Limits{
+		refused: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_limited_total",
+			Help: "Requests answered 429, by the rule of limits.routes."}, []string{"rule"}),
+		alone: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_limited_alone_total",
+			Help: "Requests of shared rules that this process decided alone, because Redis did not answer."}, []string{"rule"}),
+	}
+}
+
+// Limited counts a refusal.
+func (l *Limits) Limited(rule string) { l.refused.WithLabelValues(rule).Inc() }
+
+// LimitedAlone counts a decision without Redis.
+func (l *Limits) LimitedAlone(rule string) { l.alone.WithLabelValues(rule).Inc() }
 
 // Health shows what is held, open or behind: eprod_in_flight, eprod_breaker_state{name}, eprod_ids_refused_total{reason},
 // eprod_consumer_lag{topic,partition} and what Gauge adds.
