@@ -8,6 +8,7 @@ import (
 
 	"github.com/eprod/eprod/internal/audit"
 	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/errs"
 )
 
 // SealedRecord is one version of a patient record as it is kept.
@@ -67,22 +68,23 @@ func (s *Store) RecordHistory(ctx context.Context, participant, before int64, li
 // Fence 0 is nobody's and changes nothing.
 func (s *Store) FenceRecord(ctx context.Context, participant, fence int64) error {
 	err := s.Shards.For(participant).Tx(ctx, func(tx *gorm.DB) error {
-		var kept []int64
-		if err := db.ForUpdate(tx).Table("record").Where("participant_id = ?", participant).Pluck("fence", &kept).Error; err != nil {
+		var there int64
+		if err := tx.Table("record").Where("participant_id = ?", participant).Count(&there).Error; err != nil {
 			return err
 		}
-		switch {
-		case len(kept) == 0:
+		if there == 0 {
 			return db.Insert(tx, "record", []string{"participant_id", "version", "fence"}, [][]any{{participant, int64(0), fence}})
-		case fence == 0:
-			return nil
-		case kept[0] > fence:
-			return errRecordLocked()
 		}
-		return tx.Exec("UPDATE record SET fence = ? WHERE participant_id = ?", fence, participant).Error
+		if fence == 0 {
+			return nil
+		}
+		return db.RaiseFence(tx.Table("record").Where("participant_id = ?", participant), fence)
 	})
 	if db.IsDuplicate(err) { // somebody's first hold came between
 		return s.FenceRecord(ctx, participant, fence)
+	}
+	if errs.KindOf(err) == errs.Stale {
+		return errRecordLocked().WithCause(err)
 	}
 	return db.Error("record", err)
 }
@@ -91,21 +93,23 @@ func (s *Store) FenceRecord(ctx context.Context, participant, fence int64) error
 // errs.Conflict when fence is neither 0 nor that of the last holder.
 func (s *Store) PutRecord(ctx context.Context, was int64, is SealedRecord, fence int64, entry audit.Entry) error {
 	err := s.Shards.For(is.Participant).Tx(ctx, func(tx *gorm.DB) error {
-		done := tx.Exec("UPDATE record SET version = ? WHERE participant_id = ? AND version = ? AND ? IN (0, fence)", is.Version, is.Participant, was, fence)
-		if done.Error != nil {
-			return done.Error
-		}
-		if done.RowsAffected != 1 {
-			var current []int64
-			if err := tx.Table("record").Where("participant_id = ? AND version = ?", is.Participant, was).Pluck("fence", &current).Error; err != nil {
-				return err
-			}
-			if len(current) == 1 {
-				return errRecordLocked()
-			}
+		var current []struct{ Version, Fence int64 }
+		err := db.ForUpdate(tx).Table("record").Select("version", "fence").Where("participant_id = ?", is.Participant).Find(&current).Error
+		switch {
+		case err != nil:
+			return err
+		case len(current) != 1 || current[0].Version != was:
 			return errRecordStale()
 		}
-		err := db.Insert(tx, "record_version", recordVersionColumns, [][]any{{is.Participant, is.Version, is.Sealed, db.Micros(is.At), is.By, is.Reason}})
+		needed := fence
+		if needed == 0 {
+			needed = current[0].Fence // without a lock the version alone decides
+		}
+		rows := tx.Table("record").Where("participant_id = ? AND version = ?", is.Participant, was)
+		if err := db.Fenced(rows, needed, map[string]any{"version": is.Version}); err != nil {
+			return errRecordLocked().WithCause(err)
+		}
+		err = db.Insert(tx, "record_version", recordVersionColumns, [][]any{{is.Participant, is.Version, is.Sealed, db.Micros(is.At), is.By, is.Reason}})
 		if err != nil {
 			return err
 		}
