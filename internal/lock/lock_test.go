@@ -59,11 +59,11 @@ func TestExpiryGivesItToOthers(t *testing.T) {
 func TestRenewalKeepsIt(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		one, two := p.locker(t, "one"), p.locker(t, "two")
-		began := time.Now()
-		s := acquired(t, one, "anna", "n", p.ttl, Renew(4*p.ttl))
+		began, ttl := time.Now(), 2*p.ttl
+		s := acquired(t, one, "anna", "n", ttl, Renew(3*ttl))
 		next := acquired(t, two, "bert", "n", time.Minute, Wait(30*time.Second))
-		if held := time.Since(began); held < 3*p.ttl {
-			t.Errorf("held for %v of %v", held, 4*p.ttl)
+		if held := time.Since(began); held < 2*ttl {
+			t.Errorf("held for %v of %v", held, 3*ttl)
 		}
 		<-s.Done()
 		released(t, s)

@@ -39,7 +39,11 @@ type place struct {
 	early  time.Duration                                          // by which the back end may let go too soon
 }
 
-func (p place) locker(t *testing.T, holder string) Locker { return p.open(t, "", testParts(holder)) }
+func (p place) locker(t *testing.T, holder string) Locker {
+	parts := testParts(holder)
+	parts.Config.Timeout = 5 * time.Second // the machine may be busy
+	return p.open(t, "", parts)
+}
 
 func redisClient(t *testing.T, options *redis.Options) *redis.Client {
 	options.ContextTimeoutEnabled, options.MaxRetries, options.DisableIdentity = true, -1, true
