@@ -3,15 +3,21 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/bwmarrin/snowflake"
+	"github.com/go-redsync/redsync/v4"
+	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
 	"github.com/go-sql-driver/mysql"
 	"github.com/redis/go-redis/v9"
 	"gorm.io/gorm"
@@ -19,6 +25,8 @@ import (
 	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/idgen"
+	"github.com/eprod/eprod/internal/limit"
+	"github.com/eprod/eprod/internal/lock"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/task"
@@ -152,6 +160,74 @@ func (b *bench) lookups() {
 
 func nanos(r testing.BenchmarkResult) float64 { return float64(r.T.Nanoseconds()) / float64(r.N) }
 
+// locks compares taking and releasing a lock on Redis with redsync, which has no fence, no holder's name and one server, too.
+func (b *bench) locks() {
+	address, _ := testenv.Redis(b.t)
+	client := redis.NewClient(&redis.Options{Addr: address, ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true})
+	defer client.Close()
+	ours := lock.NewRedis(client, "bench:", lock.Parts{Config: lock.DefaultConfig(), Holder: "bench", Clock: time.Now, Random: rand.Reader, Log: slog.New(slog.DiscardHandler)})
+	theirs := redsync.New(goredis.NewPool(client))
+	ctx := context.Background()
+	own := testing.Benchmark(func(tb *testing.B) {
+		for tb.Loop() {
+			lease, err := ours.Acquire(ctx, "bench", 10*time.Second)
+			if err != nil {
+				tb.Fatal(err)
+			}
+			if err := lease.Release(ctx); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	})
+	other := testing.Benchmark(func(tb *testing.B) {
+		for tb.Loop() {
+			m := theirs.NewMutex("bench:redsync", redsync.WithExpiry(10*time.Second))
+			if err := m.LockContext(ctx); err != nil {
+				tb.Fatal(err)
+			}
+			if _, err := m.UnlockContext(ctx); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	})
+	b.least("lock + unlock", "redsync", nanos(other)/nanos(own), 1.3, fmt.Sprintf("%.0f µs against %.0f µs", nanos(own)/1000, nanos(other)/1000))
+}
+
+// limiter compares a bucket leased from Redis in packs with one script call per request.
+func (b *bench) limiter() {
+	address, _ := testenv.Redis(b.t)
+	client := redis.NewClient(&redis.Options{Addr: address, ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true})
+	defer client.Close()
+	const rate, burst = 1_000_000, 1_000_000
+	prefix := "bench:" + strconv.FormatInt(time.Now().UnixNano(), 36) + ":"
+	leased := limit.NewLeased(rate, burst, 1000, limit.LeasedParts{Client: client, Breaker: limit.NewBreaker("bench", limit.DefaultBreakerConfig(), nil), Prefix: prefix,
+		Process: "bench", Alone: limit.NewBuckets(rate, burst, 1000, time.Now), OnAlone: func() { b.t.Error("decided without Redis") }, Clock: time.Now})
+	each := redis.NewScript(`
+local t = redis.call('TIME')
+local now = t[1] * 1000000 + t[2]
+local kept = redis.call('HMGET', KEYS[1], 'left', 'at')
+local left = math.min(tonumber(ARGV[2]), tonumber(kept[1] or ARGV[2]) + (now - tonumber(kept[2] or now)) * ARGV[1] / 1000000)
+if left < 1 then return 0 end
+redis.call('HSET', KEYS[1], 'left', left - 1, 'at', now)
+redis.call('PEXPIRE', KEYS[1], 10000)
+return 1`)
+	run := func(allow func(ctx context.Context) bool) testing.BenchmarkResult {
+		return testing.Benchmark(func(tb *testing.B) {
+			for tb.Loop() {
+				if !allow(context.Background()) {
+					tb.Fatal("refused below the limit")
+				}
+			}
+		})
+	}
+	own := run(func(ctx context.Context) bool { ok, _ := leased.Allow(ctx, "key"); return ok })
+	other := run(func(ctx context.Context) bool {
+		n, err := each.Run(ctx, client, []string{prefix + "each"}, rate, burst).Int()
+		return err == nil && n == 1
+	})
+	b.least("distributed limiter", "one script call per request", nanos(other)/nanos(own), 30, fmt.Sprintf("%.0f ns against %.0f ns", nanos(own), nanos(other)))
+}
+
 // ids compares bursts of 20,000 ids, and ids asked for at leisure, with bwmarrin/snowflake.
 func (b *bench) ids() {
 	config := idgen.DefaultConfig()
@@ -183,6 +259,24 @@ func (b *bench) ids() {
 			b.t.Fatal(err)
 		}
 	}
+	leisure := func(next func()) float64 {
+		return nanos(testing.Benchmark(func(tb *testing.B) {
+			for tb.Loop() {
+				next()
+				for range 400 { // below the cap of 4,096 in a millisecond, which makes every generator wait
+					runtime.KeepAlive(tb)
+				}
+			}
+		}))
+	}
+	own := leisure(func() {
+		if _, err := ours.Next(); err != nil {
+			b.t.Error(err)
+		}
+	})
+	other, idle := leisure(func() { theirs.Generate() }), leisure(func() {})
+	own, other = max(1, own-idle), max(1, other-idle)
+	b.least("ids below the cap", "bwmarrin/snowflake", other/own, 0.95, fmt.Sprintf("%.0f ns against %.0f ns", own, other))
 	b.least("burst of 20,000 ids", "bwmarrin/snowflake", median(theirsTook)/median(oursTook), 3.5,
 		fmt.Sprintf("%.2f ms against %.2f ms, in packs of 1,000", median(oursTook)*1000, median(theirsTook)*1000))
 }

@@ -74,6 +74,8 @@ func TestBench(t *testing.T) {
 	b.part("inserts", b.inserts)
 	b.part("lookups", b.lookups)
 	b.part("ids", b.ids)
+	b.part("locks", b.locks)
+	b.part("limiter", b.limiter)
 	b.print()
 }
 
