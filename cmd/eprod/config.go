@@ -223,6 +223,9 @@ func (c *Config) Validate() error {
 	if c.Redis.Timeout <= 0 {
 		problems = append(problems, fmt.Errorf("redis.timeout: %v: must be greater than zero", c.Redis.Timeout))
 	}
+	if c.Locks.Backend == lock.OnRedis && c.Redis.Address == "" {
+		problems = append(problems, errors.New("locks.backend: redis: the embedded Redis ends locks early; set redis.address, or use database"))
+	}
 	if c.Locks.Backend == lock.OnEtcd && len(c.Etcd.Endpoints) == 0 {
 		problems = append(problems, errors.New("etcd.endpoints: locks.backend is etcd, so at least one host:port is needed"))
 	}
