@@ -113,7 +113,7 @@ func (g *Gated) Get(ctx context.Context, key string, floor int64, load Load) ([]
 	if err == nil && (kept == nil || kept.version < floor) {
 		if kept, err = g.turn(ctx, key, floor); err == nil && kept.turn != "" {
 			g.meter.Cached("miss")
-			return g.share(ctx, key, kept.turn, load)
+			return g.share(ctx, key, kept.turn, floor, load)
 		}
 	}
 	if err != nil {
@@ -141,10 +141,14 @@ func (g *Gated) turn(ctx context.Context, key string, floor int64) (*entry, erro
 
 // share lets callers of the same turn share a load: the turn ends with a deletion, so the load began after whatever deletion
 // any of them knows of.
-func (g *Gated) share(ctx context.Context, key, turn string, load Load) ([]byte, error) {
+func (g *Gated) share(ctx context.Context, key, turn string, floor int64, load Load) ([]byte, error) {
 	flight := g.flights.DoChan(key+"\x00"+turn, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.config.LoadTimeout)
 		defer cancel()
+		// Another flight of this turn may have ended after this caller had asked.
+		if kept, err := g.peek(ctx, key); err == nil && kept != nil && kept.version >= floor {
+			return kept.answer()
+		}
 		return g.load(ctx, key, turn, load)
 	})
 	select {
