@@ -24,10 +24,8 @@ import (
 type app struct {
 	*stores
 	metrics      *telemetry.Metrics
-	ids          *idgen.Snowflake
-	lease        *idgen.Lease // nil with a fixed worker number
-	leaseEnded   chan error
-	endLease     context.CancelFunc
+	ids          idgen.Generator
+	endIDs       func() error // gives the worker number back; ids are refused from then on
 	redisStore   *cache.Redis
 	designs      *cache.Gated
 	editing      *lock.Reentrant // of patient records
@@ -57,22 +55,8 @@ func newApp(ctx context.Context, s *stores) (*app, error) {
 	return a, nil
 }
 
-// openIDs makes the generator and keeps its worker number alive until close.
-func (a *app) openIDs(ctx context.Context) error {
-	var err error
-	a.ids, err = idgen.New(a.config.IDs, idgen.Deps{Refused: a.idRefused})
-	if err != nil || a.config.IDs.Worker >= 0 {
-		return err
-	}
-	a.lease = idgen.NewLease(a.ids, idgen.NewStore(a.meta), a.config.IDs, processName(), a.log)
-	if err := a.lease.Acquire(ctx); err != nil {
-		a.log.WarnContext(ctx, "no worker number yet; ids are refused until there is one", "error", err)
-	}
-	running, end := context.WithCancel(context.WithoutCancel(ctx))
-	a.endLease, a.leaseEnded = end, make(chan error, 1)
-	go func() { a.leaseEnded <- a.lease.Run(running) }()
-	return nil
-}
+// prefix begins every key that this installation has in Redis and etcd.
+func (a *app) prefix() string { return "eprod:" + a.config.Kafka.Prefix }
 
 // processName is how this process is called where it holds something.
 func processName() string {
@@ -80,33 +64,10 @@ func processName() string {
 	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
-// idRefused counts refusals under fixed words.
-func (a *app) idRefused(cause error) {
-	reason := "other"
-	switch {
-	case errors.Is(cause, idgen.ErrClock):
-		reason = "clock"
-	case errors.Is(cause, idgen.ErrNoLease):
-		reason = "no_lease"
-	case errors.Is(cause, idgen.ErrSaturated):
-		reason = "saturated"
-	}
-	a.metrics.Health.IDRefused(reason)
-}
-
-// close gives the worker number back. Ids are refused from then on.
-func (a *app) close() error {
-	if a.endLease == nil {
-		return nil
-	}
-	a.endLease()
-	return <-a.leaseEnded
-}
-
 func (a *app) wire() error {
 	c := a.config
 	now := time.Now
-	a.redisStore = cache.NewRedis(a.redis, "eprod:"+c.Kafka.Prefix, c.Redis.Timeout)
+	a.redisStore = cache.NewRedis(a.redis, a.prefix(), c.Redis.Timeout)
 	a.memory = submission.NewMemory(a.redisStore, a.log)
 	shelf := &study.Store{Meta: a.meta}
 	a.guard = auth.Guard{Grants: shelf}
@@ -139,7 +100,7 @@ func (a *app) wire() error {
 
 // openLocks makes the locks of patient records, which people wait for, and those of procedures, which must be strict.
 func (a *app) openLocks() {
-	prefix := "eprod:" + a.config.Kafka.Prefix
+	prefix := a.prefix()
 	parts := lock.Parts{Config: a.config.Locks, Holder: processName(), Clock: time.Now, Random: rand.Reader, Log: a.log}
 	a.editing = lock.NewReentrant(a.redis, prefix, parts)
 	switch a.config.Locks.Backend {

@@ -226,6 +226,12 @@ func (c *Config) Validate() error {
 	if c.Locks.Backend == lock.OnRedis && c.Redis.Address == "" {
 		problems = append(problems, errors.New("locks.backend: redis: the embedded Redis ends locks early; set redis.address, or use database"))
 	}
+	if c.IDs.Source == idgen.FromEtcd && len(c.Etcd.Endpoints) == 0 {
+		problems = append(problems, errors.New("etcd.endpoints: ids.source is etcd, so at least one host:port is needed"))
+	}
+	if c.Redis.Address == "" && (c.IDs.Source == idgen.FromRedis || c.IDs.Kind == idgen.OfNumber) {
+		problems = append(problems, errors.New("redis.address: ids are counted or leased in Redis, and the embedded one forgets them at every start"))
+	}
 	if c.Locks.Backend == lock.OnEtcd && len(c.Etcd.Endpoints) == 0 {
 		problems = append(problems, errors.New("etcd.endpoints: locks.backend is etcd, so at least one host:port is needed"))
 	}

@@ -171,7 +171,7 @@ func (s *server) build(ctx context.Context) error {
 
 func (s *server) routes() error {
 	c := s.config
-	limits, err := limit.New(c.Limits, limit.Parts{Redis: s.redis, Prefix: "eprod:" + c.Kafka.Prefix, Caller: callerKey, Random: rand.Reader,
+	limits, err := limit.New(c.Limits, limit.Parts{Redis: s.redis, Prefix: s.prefix(), Caller: callerKey, Random: rand.Reader,
 		Clock: time.Now, Meter: s.metrics.Limits, Gauge: s.metrics.Health, Log: s.log})
 	if err != nil {
 		return err

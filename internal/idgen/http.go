@@ -12,18 +12,24 @@ import (
 	"github.com/eprod/eprod/internal/web"
 )
 
+// Generator issues ids; Snowflake and Sequence do.
+type Generator interface {
+	Next() (int64, error)
+	NextN(n int) ([]int64, error)
+}
+
 // maxIDs is the most ids that one request gets.
 const maxIDs = 1000
 
 // Routes adds GET /api/id/get. Authorize refuses everyone but services and administrators; it is called on every request.
-func Routes(s *web.Server, gen *Snowflake, authorize func(context.Context) error) {
+func Routes(s *web.Server, gen Generator, authorize func(context.Context) error) {
 	const path = "/api/id/get"
 	s.Gin().GET(path, func(c *gin.Context) {
 		if err := authorize(c.Request.Context()); err != nil {
 			web.WriteProblem(c, err)
 			return
 		}
-		body, err := gen.answer(c.Query("n"))
+		body, err := answer(gen, c.Query("n"))
 		if err != nil {
 			web.WriteProblem(c, err)
 			return
@@ -51,9 +57,9 @@ func Routes(s *web.Server, gen *Snowflake, authorize func(context.Context) error
 }
 
 // answer is written by hand because the route is hot.
-func (s *Snowflake) answer(n string) ([]byte, error) {
+func answer(gen Generator, n string) ([]byte, error) {
 	if n == "" {
-		id, err := s.Next()
+		id, err := gen.Next()
 		if err != nil {
 			return nil, err
 		}
@@ -66,7 +72,7 @@ func (s *Snowflake) answer(n string) ([]byte, error) {
 	if err != nil || count < 1 || count > maxIDs {
 		return nil, errs.InvalidParameter("n", "must be a number between 1 and "+strconv.Itoa(maxIDs))
 	}
-	ids, err := s.NextN(count)
+	ids, err := gen.NextN(count)
 	if err != nil {
 		return nil, err
 	}

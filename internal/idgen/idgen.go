@@ -8,6 +8,7 @@
 package idgen
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -46,14 +47,29 @@ const (
 // Config holds the settings of a generator. The zero value is not usable; start from DefaultConfig.
 type Config struct {
 	Epoch       string        `koanf:"epoch"`       // RFC 3339; ids count milliseconds from it for 69 years; never change it
-	Worker      int           `koanf:"worker"`      // 0 to 1023, or -1: leased from the metadata database
+	Kind        Kind          `koanf:"kind"`        // snowflake or sequence
+	Worker      int           `koanf:"worker"`      // 0 to 1023, or -1: from source
+	Source      Source        `koanf:"source"`      // database, redis, etcd or ordinal
 	ClockPolicy Policy        `koanf:"clockPolicy"` // refuse or wait
 	LeaseTTL    time.Duration `koanf:"leaseTtl"`    // how long a lease lasts unless renewed; it is renewed every third of it
+	CoarseClock time.Duration `koanf:"coarseClock"` // how often the clock is read; 0: for every id
+
+	Sequence SequenceConfig `koanf:"sequence"`
 }
+
+// Kind chooses the generator.
+type Kind string
+
+// The generators.
+const (
+	OfTime   Kind = "snowflake"
+	OfNumber Kind = "sequence" // see Sequence
+)
 
 // DefaultConfig leases the worker number.
 func DefaultConfig() Config {
-	return Config{Epoch: "2024-01-01T00:00:00Z", Worker: -1, ClockPolicy: Refuse, LeaseTTL: 30 * time.Second}
+	return Config{Epoch: "2024-01-01T00:00:00Z", Kind: OfTime, Worker: -1, Source: FromDatabase, ClockPolicy: Refuse, LeaseTTL: 30 * time.Second,
+		Sequence: SequenceConfig{Pack: 1000, Timeout: time.Second}}
 }
 
 // Validate returns every problem at once, each as "key: value: what would be right".
@@ -66,6 +82,21 @@ func (c Config) Validate() error {
 	}
 	if c.Worker < -1 || c.Worker >= Workers {
 		problems = append(problems, fmt.Errorf("worker: %d: must be -1 (leased) or between 0 and %d", c.Worker, Workers-1))
+	}
+	if c.Kind != OfTime && c.Kind != OfNumber {
+		problems = append(problems, fmt.Errorf("kind: %s: must be snowflake or sequence", c.Kind))
+	}
+	if !c.Source.known() {
+		problems = append(problems, fmt.Errorf("source: %s: must be database, redis, etcd or ordinal", c.Source))
+	}
+	if c.CoarseClock != 0 && (c.CoarseClock < 100*time.Microsecond || c.CoarseClock > 2*time.Millisecond) {
+		problems = append(problems, fmt.Errorf("coarseClock: %v: must be 0 or between 100us and 2ms", c.CoarseClock))
+	}
+	if c.Sequence.Pack < 1 || c.Sequence.Pack > 1_000_000 {
+		problems = append(problems, fmt.Errorf("sequence.pack: %d: must be between 1 and 1000000", c.Sequence.Pack))
+	}
+	if c.Sequence.Timeout <= 0 || c.Sequence.Timeout > 2*time.Second {
+		problems = append(problems, fmt.Errorf("sequence.timeout: %v: must be above 0 and at most 2s", c.Sequence.Timeout))
 	}
 	if c.ClockPolicy != Refuse && c.ClockPolicy != Wait {
 		problems = append(problems, fmt.Errorf("clockPolicy: %s: must be refuse or wait", c.ClockPolicy))
@@ -100,7 +131,9 @@ type tenure struct {
 type Snowflake struct {
 	epoch   time.Time
 	policy  Policy
-	now     func() int64 // ms since the epoch
+	exact   func() int64 // ms since the epoch
+	coarse  atomic.Int64 // the same as of the last tick; 0: nothing ticks
+	tick    time.Duration
 	rebase  func() time.Duration
 	sleep   func(time.Duration)
 	refused func(error)
@@ -115,12 +148,12 @@ func New(cfg Config, deps Deps) (*Snowflake, error) {
 		return nil, err
 	}
 	epoch, _ := time.Parse(time.RFC3339, cfg.Epoch) // Validate has parsed it
-	s := &Snowflake{epoch: epoch, policy: cfg.ClockPolicy, sleep: deps.Sleep, refused: deps.Refused}
+	s := &Snowflake{epoch: epoch, policy: cfg.ClockPolicy, sleep: deps.Sleep, refused: deps.Refused, tick: cfg.CoarseClock}
 	if s.sleep == nil {
 		s.sleep = time.Sleep
 	}
 	if deps.Clock != nil {
-		s.now = func() int64 { return deps.Clock().Sub(epoch).Milliseconds() }
+		s.exact = func() int64 { return deps.Clock().Sub(epoch).Milliseconds() }
 		s.rebase = func() time.Duration { return 0 }
 	} else {
 		s.useMonotonic()
@@ -136,7 +169,7 @@ func (s *Snowflake) useMonotonic() {
 	start := time.Now()
 	base := start.Sub(s.epoch)
 	var forward atomic.Int64 // ns by which the wall clock has gained, as when the machine slept
-	s.now = func() int64 {
+	s.exact = func() int64 {
 		return int64((base + time.Since(start) + time.Duration(forward.Load())) / time.Millisecond)
 	}
 	s.rebase = func() time.Duration {
@@ -145,6 +178,34 @@ func (s *Snowflake) useMonotonic() {
 			forward.Add(int64(gain)) // forward is always safe
 		}
 		return gain
+	}
+}
+
+func (s *Snowflake) now() int64 {
+	if ms := s.coarse.Load(); ms != 0 {
+		return ms
+	}
+	return s.exact()
+}
+
+// Tick reads the clock every Config.CoarseClock, so that ids need not, until ctx ends; without that setting it only waits. Ids stay
+// unique whatever becomes of it: a clock that lags makes older ids, and the lease's deadline is compared with the time in the id. Only a
+// process that was paused may, until its first tick, issue ids that its old lease still covers.
+func (s *Snowflake) Tick(ctx context.Context) error {
+	if s.tick == 0 {
+		<-ctx.Done()
+		return nil
+	}
+	ticker := time.NewTicker(s.tick)
+	defer ticker.Stop()
+	defer s.coarse.Store(0)
+	for {
+		s.coarse.Store(s.exact())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
 	}
 }
 
@@ -270,6 +331,19 @@ func (s *Snowflake) close() uint64 {
 		return 0
 	}
 	return last >> seqBits
+}
+
+// Decode takes an id apart by the epoch of cfg, without a generator.
+func Decode(cfg Config, id int64) (at time.Time, worker, seq int, err error) {
+	epoch, err := time.Parse(time.RFC3339, cfg.Epoch)
+	if err != nil {
+		return time.Time{}, 0, 0, fmt.Errorf("epoch: %w", err)
+	}
+	if id <= 0 {
+		return time.Time{}, 0, 0, fmt.Errorf("%d is no id: ids are above zero", id)
+	}
+	at, worker, seq = (&Snowflake{epoch: epoch}).Decode(id)
+	return at, worker, seq, nil
 }
 
 // Decode tells when and by which worker an id was issued. It is for people and tests; nothing may depend on it.

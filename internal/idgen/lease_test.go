@@ -9,6 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"gorm.io/gorm"
 	"pgregory.net/rapid"
 
@@ -81,6 +85,49 @@ func eachLeases(t *testing.T, test func(t *testing.T, leases idgen.Leases)) {
 		t.Run(name, func(t *testing.T) { test(t, idgen.NewStore(d)) })
 	}
 	t.Run("memory", func(t *testing.T) { test(t, newMemory()) })
+	for name, address := range redisServers(t) {
+		t.Run(name, func(t *testing.T) {
+			leases := idgen.NewRedisLeases(redisClient(t, address), prefix(), time.Minute)
+			// Numbers rest for a lease after Redis was found empty.
+			long := newClock().Now().Add(-2 * time.Minute)
+			if _, err := leases.Take(t.Context(), "first", long, long.Add(time.Minute)); errs.KindOf(err) != errs.Unavailable {
+				t.Fatalf("a number from an empty Redis: %v", err)
+			}
+			test(t, leases)
+		})
+	}
+	if address, ok := testenv.Etcd(t); ok {
+		t.Run("etcd", func(t *testing.T) { test(t, idgen.NewEtcdLeases(etcdClient(t, address), prefix())) })
+	}
+}
+
+func prefix() string { return fmt.Sprintf("t%d:", time.Now().UnixNano()) }
+
+// redisServers returns the address of an embedded server and, where it runs, of the real one.
+func redisServers(t testing.TB) map[string]string {
+	t.Helper()
+	all := map[string]string{"embedded redis": miniredis.RunT(t).Addr()}
+	if address, ok := testenv.Redis(t); ok {
+		all["redis"] = address
+	}
+	return all
+}
+
+func redisClient(t testing.TB, address string) *redis.Client {
+	t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: address, ContextTimeoutEnabled: true, MaxRetries: -1})
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+func etcdClient(t testing.TB, address string) *clientv3.Client {
+	t.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{address}, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return client
 }
 
 func TestLeases(t *testing.T) {
