@@ -43,8 +43,14 @@ func (a *app) openIDs(ctx context.Context) error {
 	c, deps := a.config.IDs, idgen.Deps{Refused: a.idRefused}
 	if c.Kind == idgen.OfNumber {
 		sequence, err := idgen.NewSequence(a.redis, a.prefix(), c, deps)
+		if err != nil {
+			return err
+		}
+		if _, err := sequence.Next(); err != nil { // an empty Redis rests for a second: better now than at the first request
+			a.log.WarnContext(ctx, "no ids yet", "error", err)
+		}
 		a.ids = sequence
-		return err
+		return nil
 	}
 	if c.Worker < 0 && c.Source == idgen.FromOrdinal {
 		host, err := os.Hostname()
