@@ -185,7 +185,6 @@ func (s *server) routes() error {
 	(&ingest.Door{Service: s.door, Slots: slots}).Routes(s.web.Gin(), api)
 	submission.Routes(api, &submission.Service{Store: s.submissions, Participants: s.profiles, Recent: s.door, Intake: s.keyring.Intake(), Guard: s.guard})
 	s.studies.Routes(api)
-	s.studies.QuestionnaireRoutes(api, admitted{}, callerKey)
 	s.participants.Routes(s.web)
 	s.users.Routes(s.web)
 	s.tasks.Routes(api)
@@ -195,12 +194,6 @@ func (s *server) routes() error {
 	})
 	return limits.Bind(api)
 }
-
-// admitted is the bucket of routes whose requests the limits have let through already.
-type admitted struct{}
-
-// Check implements study.Bucket.
-func (admitted) Check(string) error { return nil }
 
 // callerKey names the account that signed in, or nobody: "".
 func callerKey(ctx context.Context) string {

@@ -110,6 +110,7 @@ func op(id, method, path, summary string, status int) huma.Operation {
 
 // Routes registers study design.
 func (s *Service) Routes(api huma.API) {
+	s.questionnaireRoutes(api)
 	web.Register(api, op("create-study", http.MethodPost, "/api/v1/studies", "Create a draft study", 201), s.postStudy)
 	web.Register(api, op("list-studies", http.MethodGet, "/api/v1/studies", "The studies that the caller has a right in", 200), s.getStudies)
 	web.Register(api, op("get-study", http.MethodGet, "/api/v1/studies/{id}", "One study", 200), func(ctx context.Context, in *studyID) (*studyOutput, error) {

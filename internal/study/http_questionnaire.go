@@ -30,11 +30,6 @@ type importOutput struct {
 	Body   questionnaireView
 }
 
-// Bucket refuses callers that come too often, with errs.RateLimited.
-type Bucket interface {
-	Check(key string) error
-}
-
 type servedOutput struct {
 	Status       int
 	ContentType  string `header:"Content-Type"`
@@ -43,9 +38,8 @@ type servedOutput struct {
 	Body         []byte
 }
 
-// QuestionnaireRoutes registers import, publishing and serving of questionnaires. The serving routes pass the bucket, keyed
-// by caller.
-func (s *Service) QuestionnaireRoutes(api huma.API, bucket Bucket, caller func(ctx context.Context) string) {
+// questionnaireRoutes registers import, publishing and serving of questionnaires.
+func (s *Service) questionnaireRoutes(api huma.API) {
 	web.Register(api, op("import-questionnaire", http.MethodPost, "/api/v1/studies/{id}/questionnaires", "Import a FHIR R4 Questionnaire as a draft version; 200 where the version was there already", 201),
 		func(ctx context.Context, in *struct {
 			ID      web.ID `path:"id"`
@@ -75,9 +69,6 @@ func (s *Service) QuestionnaireRoutes(api huma.API, bucket Bucket, caller func(c
 			return answer(questionnaireOf(q), err)
 		})
 	serve := func(ctx context.Context, id int64, ifNoneMatch string) (*servedOutput, error) {
-		if err := bucket.Check(caller(ctx)); err != nil {
-			return nil, err
-		}
 		p, err := s.Served(ctx, id)
 		if err != nil {
 			return nil, err

@@ -1,7 +1,6 @@
 package study
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,19 +13,8 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/eprod/eprod/internal/auth"
-	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/web"
 )
-
-// full refuses the callers that it names.
-type full map[string]bool
-
-func (f full) Check(key string) error {
-	if f[key] {
-		return errs.New(errs.RateLimited, "rate_limited", "slow down").WithRetryAfter(1)
-	}
-	return nil
-}
 
 // door serves the world's routes to a caller that a header names as "kind id study", behind the real engine.
 func (w *world) door(t testing.TB) *web.Server {
@@ -45,10 +33,6 @@ func (w *world) door(t testing.TB) *web.Server {
 		}
 	})
 	w.Routes(server.API())
-	w.QuestionnaireRoutes(server.API(), full{"staff 4": true}, func(ctx context.Context) string {
-		p, _ := auth.From(ctx)
-		return fmt.Sprint(p.Kind, " ", p.ID)
-	})
 	return server
 }
 
@@ -222,8 +206,6 @@ func TestRefusalsAtTheDoor(t *testing.T) {
 			{staff(manager), "PUT", base + "/schedule", `{"rules":[]}`, "", 422, "invalid_schedule", "/rules", "missing"},
 			{staff(manager), "PUT", base + "/schedule", `{"rules":[{"id":"x","every":1}]}`, "", 400, "unknown_member", "/rules/0/every", "unknown_member"},
 			{staff(manager), "POST", base + "/schedule/preview", `{"zone":"Mars","anchors":{"a/b":"2026-02-30"},"from":"x","to":"2026-11-23"}`, "", 422, "invalid_field", "/anchors/a~1b", "invalid_date"},
-			{staff(stranger), "GET", "/api/v1/questionnaires/1", "", "", 429, "rate_limited", "", ""},
-			{staff(stranger), "GET", "/api/study/questionnaire?id=1", "", "", 429, "rate_limited", "", ""},
 			{nobody, "GET", "/api/v1/questionnaires/1", "", "", 401, "unauthenticated", "", ""},
 			{staff(manager), "GET", "/api/study/questionnaire?id=x", "", "", 400, "invalid_parameter", "", ""},
 			{staff(manager), "GET", "/api/study/questionnaire", "", "", 400, "invalid_parameter", "", ""},
