@@ -82,7 +82,7 @@ func TestTick(t *testing.T) {
 	for time.Since(begun) < 50*time.Millisecond {
 		id := next(t, s)
 		at, _, _ := s.Decode(id)
-		if id <= last || at.Sub(time.Now()) > 20*time.Millisecond || time.Since(at) > time.Second {
+		if id <= last || time.Until(at) > 20*time.Millisecond || time.Since(at) > time.Second {
 			t.Fatalf("%d after %d, of %v", id, last, at)
 		}
 		last = id
