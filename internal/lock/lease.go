@@ -36,9 +36,16 @@ func (l *Locks) lease(ctx context.Context, c *claim, token int64, from time.Time
 	if hold > 0 {
 		s.last = from.Add(hold)
 	}
+	w, watched := l.store.(watcher)
+	if hold == 0 && !watched { // nothing to do but to end: that needs no goroutine
+		end := sync.OnceFunc(func() { close(s.done) })
+		timer := time.AfterFunc(s.until.Sub(l.Clock()), end)
+		s.stop = func() { timer.Stop(); end() }
+		return s
+	}
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx)) // the lease outlives the call that acquired it
 	lost := make(chan struct{})
-	if w, ok := l.store.(watcher); ok {
+	if watched {
 		s.kept.Go(func() {
 			w.lost(ctx, c, token)
 			close(lost)
