@@ -1,0 +1,124 @@
+package notify
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/eprod/eprod/internal/db"
+)
+
+// Run waits until ctx ends and every call on behalf of a request has ended.
+func (s *Service) Run(ctx context.Context) error {
+	<-ctx.Done()
+	s.closing.Lock()
+	s.closed = true
+	s.closing.Unlock()
+	s.calls.Wait()
+	return nil
+}
+
+// Work sends what waits, asks the gateways about what is not settled, and gives up what is too old, until ctx ends; then it finishes
+// what it has in hand. Any number of processes may work.
+func (s *Service) Work(ctx context.Context) error {
+	tick := time.NewTicker(s.config.Interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		s.Once(ctx)
+	}
+}
+
+// Once works on what is due now on every shard, and returns how many messages that was.
+func (s *Service) Once(ctx context.Context) int {
+	work := context.WithoutCancel(ctx)
+	total := 0
+	for _, shard := range s.Shards.All() {
+		for ctx.Err() == nil {
+			n := s.shard(work, shard)
+			if total += n; n < s.config.Batch {
+				break
+			}
+		}
+	}
+	return total
+}
+
+func (s *Service) shard(ctx context.Context, shard *db.DB) int {
+	now := s.instant()
+	due, err := s.Deliveries.Due(ctx, shard, now, now.Add(s.config.Lease), s.config.Batch)
+	if err != nil {
+		s.Logger.WarnContext(ctx, "messages wait", "database", shard.Name, "error", err)
+		return 0
+	}
+	var running sync.WaitGroup
+	slots := make(chan struct{}, max(1, s.config.Burst)) // more at once would only wait for the rate
+	for _, d := range due {
+		slots <- struct{}{}
+		running.Go(func() {
+			defer func() { <-slots }()
+			s.attend(ctx, d, now)
+		})
+	}
+	running.Wait()
+	return len(due)
+}
+
+// attend does the next thing for one message.
+func (s *Service) attend(ctx context.Context, d Delivery, now time.Time) {
+	was := d
+	switch {
+	case now.Sub(d.CreatedAt) > s.config.MaxAge:
+		d.UpdatedAt = now
+		if d.State == Accepted { // taken, and nobody said more: it stays so
+			d.NextAt = now.AddDate(100, 0, 0)
+			s.change(ctx, was, d)
+			return
+		}
+		d.State = Gone
+		s.Meter.Message(d.Provider, string(Gone))
+		s.Logger.WarnContext(ctx, "a message was given up", "message", d.ID, "state", string(was.State), "code", d.Code)
+		s.change(ctx, was, d)
+	case d.State == Waiting:
+		s.deliver(ctx, d)
+	default: // Sending by a process that is gone, Unknown, or Accepted without a receipt
+		s.ask(ctx, d, now)
+	}
+}
+
+// ask asks the gateway that may have a message. Whatever it says, the message is not sent again.
+func (s *Service) ask(ctx context.Context, d Delivery, now time.Time) {
+	was := d
+	if d.State == Sending {
+		d.State, d.Code = Unknown, "interrupted"
+	}
+	d.UpdatedAt, d.NextAt = now, now.Add(s.config.AskAfter)
+	for _, g := range s.routes {
+		if g.Name() != d.Provider {
+			continue
+		}
+		message, err := s.message(ctx, d)
+		if err != nil {
+			break
+		}
+		var receipt Receipt
+		err = g.breaker.Do(ctx, func(ctx context.Context) (err error) {
+			receipt, err = g.Query(ctx, message, d.Reference, d.SentAt)
+			return err
+		})
+		if err != nil {
+			s.Logger.WarnContext(ctx, "a gateway does not say what became of a message", "message", d.ID, "provider", g.Name(), "code", codeOfError(err))
+			break
+		}
+		if next, changed := d.told(receipt, now); changed {
+			next.NextAt = d.NextAt
+			d = next
+			s.Meter.Message(g.Name(), string(d.State))
+		}
+	}
+	s.change(ctx, was, d)
+}

@@ -1,0 +1,5 @@
+-- +goose Up
+CREATE INDEX message_reference ON message (provider, reference);
+
+-- +goose Down
+DROP INDEX message_reference;
