@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"sync/atomic"
 	"time"
@@ -92,8 +93,8 @@ func (c Config) Validate() error {
 	if c.CoarseClock != 0 && (c.CoarseClock < 100*time.Microsecond || c.CoarseClock > 2*time.Millisecond) {
 		problems = append(problems, fmt.Errorf("coarseClock: %v: must be 0 or between 100us and 2ms", c.CoarseClock))
 	}
-	if c.Sequence.Pack < 1 || c.Sequence.Pack > 1_000_000 {
-		problems = append(problems, fmt.Errorf("sequence.pack: %d: must be between 1 and 1000000", c.Sequence.Pack))
+	if c.Sequence.Pack < 1 || c.Sequence.Pack > 1<<16 {
+		problems = append(problems, fmt.Errorf("sequence.pack: %d: must be between 1 and 65536", c.Sequence.Pack))
 	}
 	if c.Sequence.Timeout <= 0 || c.Sequence.Timeout > 2*time.Second {
 		problems = append(problems, fmt.Errorf("sequence.timeout: %v: must be above 0 and at most 2s", c.Sequence.Timeout))
@@ -107,18 +108,19 @@ func (c Config) Validate() error {
 	return errors.Join(problems...)
 }
 
-// Why ids are refused; the cause of the errs.Unavailable that Next returns.
+// Why ids are refused; the cause of the errs.Unavailable that Next returns. Its code is clock_set_back for ErrClock.
 var (
 	ErrClock     = errors.New("the clock is behind the ids already issued")
 	ErrNoLease   = errors.New("no worker lease")
 	ErrSaturated = errors.New("more ids were asked for than there are")
 )
 
-// Deps are a generator's dependencies. All may be zero: the real clock read from a monotonic base, real sleep, no hook.
+// Deps are a generator's dependencies. All may be zero: the real clock read from a monotonic base, real sleep, no hook, no log.
 type Deps struct {
 	Clock   func() time.Time
 	Sleep   func(time.Duration)
 	Refused func(cause error) // called for every refusal, with one of the Err values; for a counter and an alarm
+	Log     *slog.Logger      // gets an error when the clock is found set back, once until ids are issued again
 }
 
 // tenure is the right to issue ids of one worker number with times below until.
@@ -137,6 +139,8 @@ type Snowflake struct {
 	rebase  func() time.Duration
 	sleep   func(time.Duration)
 	refused func(error)
+	log     *slog.Logger
+	alarmed atomic.Bool   // the log knows that the clock was set back
 	word    atomic.Uint64 // ms<<12 | seq of the last id; closed: no more
 	tenure  atomic.Pointer[tenure]
 }
@@ -148,7 +152,7 @@ func New(cfg Config, deps Deps) (*Snowflake, error) {
 		return nil, err
 	}
 	epoch, _ := time.Parse(time.RFC3339, cfg.Epoch) // Validate has parsed it
-	s := &Snowflake{epoch: epoch, policy: cfg.ClockPolicy, sleep: deps.Sleep, refused: deps.Refused, tick: cfg.CoarseClock}
+	s := &Snowflake{epoch: epoch, policy: cfg.ClockPolicy, sleep: deps.Sleep, refused: deps.Refused, log: deps.Log, tick: cfg.CoarseClock}
 	if s.sleep == nil {
 		s.sleep = time.Sleep
 	}
@@ -267,6 +271,9 @@ func (s *Snowflake) take(n uint64) (first, worker uint64, err error) {
 			return 0, 0, s.refuse(ErrNoLease)
 		}
 		if s.word.CompareAndSwap(last, end) {
+			if s.alarmed.Load() {
+				s.alarmed.Store(false)
+			}
 			return first, t.worker, nil
 		}
 	}
@@ -293,7 +300,20 @@ func (s *Snowflake) refuse(cause error) error {
 	if s.refused != nil {
 		s.refused(cause)
 	}
-	return errs.Away("the id generator", cause).WithRetryAfter(time.Second)
+	if !errors.Is(cause, ErrClock) {
+		return errs.Away("the id generator", cause).WithRetryAfter(time.Second)
+	}
+	if s.log != nil && !s.alarmed.Swap(true) {
+		s.log.LogAttrs(context.Background(), slog.LevelError, "no ids: the clock was set back", slog.Time("last_id", s.time(s.word.Load()>>seqBits)),
+			slog.Time("clock", s.time(uint64(max(0, s.now())))), slog.String("policy", string(s.policy)))
+	}
+	return errClock()
+}
+
+// errClock refuses ids until the clock has caught up. It is the server's own trouble, and readiness stays: other requests need no new id.
+func errClock() *errs.Error {
+	return errs.New(errs.Unavailable, "clock_set_back", "the server's clock was set back; ids are refused until it has caught up").
+		WithCause(ErrClock).WithRetryAfter(time.Second)
 }
 
 // install lets the generator issue for t, above floor (ms) and above everything issued before, so that ids still ascend when the

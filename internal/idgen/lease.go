@@ -49,10 +49,15 @@ func NewLease(gen *Snowflake, leases Leases, cfg Config, owner string, log *slog
 	}}
 }
 
+// acquireTimeout bounds how long a store that is away delays a start.
+const acquireTimeout = 3 * time.Second
+
 // Acquire takes a worker number, after which the generator issues ids. When it fails the generator refuses until Run succeeds.
 func (l *Lease) Acquire(ctx context.Context) error {
 	now := l.gen.time(uint64(max(0, l.gen.now())))
 	until := now.Add(l.ttl)
+	ctx, cancel := context.WithTimeout(ctx, min(l.ttl/3, acquireTimeout))
+	defer cancel()
 	g, err := l.leases.Take(ctx, l.owner, now, until)
 	if err != nil {
 		return fmt.Errorf("lease a worker number: %w", err)

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
-	"github.com/redis/go-redis/v9"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"gorm.io/gorm"
@@ -87,13 +85,7 @@ func eachLeases(t *testing.T, test func(t *testing.T, leases idgen.Leases)) {
 	t.Run("memory", func(t *testing.T) { test(t, newMemory()) })
 	for name, address := range redisServers(t) {
 		t.Run(name, func(t *testing.T) {
-			leases := idgen.NewRedisLeases(redisClient(t, address), prefix(), time.Minute)
-			// Numbers rest for a lease after Redis was found empty.
-			long := newClock().Now().Add(-2 * time.Minute)
-			if _, err := leases.Take(t.Context(), "first", long, long.Add(time.Minute)); errs.KindOf(err) != errs.Unavailable {
-				t.Fatalf("a number from an empty Redis: %v", err)
-			}
-			test(t, leases)
+			test(t, rested(t, redisClient(t, address), prefix(), time.Minute))
 		})
 	}
 	if address, ok := testenv.Etcd(t); ok {
@@ -102,23 +94,6 @@ func eachLeases(t *testing.T, test func(t *testing.T, leases idgen.Leases)) {
 }
 
 func prefix() string { return fmt.Sprintf("t%d:", time.Now().UnixNano()) }
-
-// redisServers returns the address of an embedded server and, where it runs, of the real one.
-func redisServers(t testing.TB) map[string]string {
-	t.Helper()
-	all := map[string]string{"embedded redis": miniredis.RunT(t).Addr()}
-	if address, ok := testenv.Redis(t); ok {
-		all["redis"] = address
-	}
-	return all
-}
-
-func redisClient(t testing.TB, address string) *redis.Client {
-	t.Helper()
-	client := redis.NewClient(&redis.Options{Addr: address, ContextTimeoutEnabled: true, MaxRetries: -1})
-	t.Cleanup(func() { _ = client.Close() })
-	return client
-}
 
 func etcdClient(t testing.TB, address string) *clientv3.Client {
 	t.Helper()

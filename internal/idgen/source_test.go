@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
-
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/idgen"
 )
@@ -24,45 +22,6 @@ func TestOrdinal(t *testing.T) {
 		if err != nil && !strings.Contains(err.Error(), "as eprod-3 does") {
 			t.Errorf("%q: %v does not say what would be right", host, err)
 		}
-	}
-}
-
-// TestRedisLosesLeases: who had a number before Redis lost its memory may use it to the end of its lease, and only then does
-// somebody else get it, with ids above.
-func TestRedisLosesLeases(t *testing.T) {
-	for name, address := range redisServers(t) {
-		t.Run(name, func(t *testing.T) {
-			client, key := redisClient(t, address), prefix()
-			leases := idgen.NewRedisLeases(client, key, 30*time.Second)
-			long := newClock().Now().Add(-time.Minute)
-			_, _ = leases.Take(t.Context(), "first", long, long.Add(30*time.Second))
-			own, others := newClock(), newClock()
-			a := start(t, leases, own)
-			if err := a.lease.Acquire(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			next(t, a.gen)
-			if err := client.Del(t.Context(), key+"workers").Err(); err != nil {
-				t.Fatal(err)
-			}
-			b := start(t, leases, others)
-			if err := b.lease.Acquire(t.Context()); errs.KindOf(err) != errs.Unavailable || !strings.Contains(err.Error(), "rest for 30s") {
-				t.Fatalf("a number at once: %v", err)
-			}
-			own.Add(29 * time.Second)
-			last := next(t, a.gen) // it does not know yet
-			a.lease.Step(t.Context())
-			if _, err := a.gen.Next(); !errors.Is(err, idgen.ErrNoLease) {
-				t.Errorf("after a renewal that found nothing: %v", err)
-			}
-			others.Add(30*time.Second + time.Millisecond)
-			if err := b.lease.Acquire(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if id := next(t, b.gen); b.lease.Worker() != 0 || id <= last {
-				t.Errorf("number %d, id %d, the old owner's last was %d", b.lease.Worker(), id, last)
-			}
-		})
 	}
 }
 
@@ -137,7 +96,7 @@ func TestSequence(t *testing.T) {
 				t.Fatalf("a number from an empty Redis: %v", err)
 			}
 			// A second later, without waiting for it: the counter is set as it would stand then.
-			if err := redisClient(t, address).DecrBy(t.Context(), key+"sequence", 65_536).Err(); err != nil {
+			if err := redisClient(t, address).HIncrBy(t.Context(), key+"sequence", "last", -65_536).Err(); err != nil {
 				t.Fatal(err)
 			}
 			var mu sync.Mutex
@@ -175,7 +134,7 @@ func TestSequence(t *testing.T) {
 
 // TestSequenceAfterLoss: whenever Redis loses its memory, and however many numbers were taken in that second, the next are above.
 func TestSequenceAfterLoss(t *testing.T) {
-	server := miniredis.RunT(t)
+	server, _ := embeddedRedis(t)
 	address, key := server.Addr(), prefix()
 	at := func(second float64) {
 		server.SetTime(time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC).Add(time.Duration(second * float64(time.Second))))
