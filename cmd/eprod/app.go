@@ -12,6 +12,7 @@ import (
 	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/idgen"
 	"github.com/eprod/eprod/internal/lock"
+	"github.com/eprod/eprod/internal/notify"
 	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/submission"
@@ -39,6 +40,7 @@ type app struct {
 	participants *participant.Service
 	users        *user.Service
 	tasks        *task.Service
+	messages     *notify.Service
 	submissions  *submission.Store
 	memory       *submission.Memory
 }
@@ -95,7 +97,7 @@ func (a *app) wire() error {
 		Limits: c.Questionnaire.Limits, Now: now})
 	a.tasks = &task.Service{Engine: a.engine, Schedules: a.catalog, People: personOf{a.profiles}, Questionnaires: a.catalog,
 		Completions: &task.Store{Shards: a.shards}, Guard: a.guard, Now: now}
-	return nil
+	return a.openMessages(a.profiles)
 }
 
 // openLocks makes the locks of patient records, which people wait for, and those of procedures, which must be strict.

@@ -15,6 +15,7 @@ import (
 	"github.com/eprod/eprod/internal/keyring"
 	"github.com/eprod/eprod/internal/limit"
 	"github.com/eprod/eprod/internal/lock"
+	"github.com/eprod/eprod/internal/notify"
 	"github.com/eprod/eprod/internal/outbox"
 	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/processor"
@@ -51,6 +52,8 @@ type Config struct {
 	Outbox        outbox.Config             `koanf:"outbox"`
 	Ingest        ingest.Config             `koanf:"ingest"`
 	Processor     processor.Config          `koanf:"processor"`
+	Notify        NotifyConfig              `koanf:"notify"`
+	SMSSandbox    notify.SandboxConfig      `koanf:"smsSandbox"`
 }
 
 // QuestionnaireConfig bounds questionnaires.
@@ -141,6 +144,8 @@ func defaultConfig() Config {
 		Outbox:        outbox.DefaultConfig(),
 		Ingest:        ingest.DefaultConfig(),
 		Processor:     processor.DefaultConfig(),
+		Notify:        defaultNotify(),
+		SMSSandbox:    notify.DefaultSandboxConfig(),
 	}
 	return c
 }
@@ -219,6 +224,8 @@ func (c *Config) Validate() error {
 	section("outbox", c.Outbox.Validate())
 	section("ingest", c.Ingest.Validate())
 	section("processor", c.Processor.Validate())
+	section("notify", c.Notify.Validate())
+	section("smsSandbox", c.SMSSandbox.Validate())
 	problems = append(problems, c.storeProblems()...)
 	if c.Redis.Timeout <= 0 {
 		problems = append(problems, fmt.Errorf("redis.timeout: %v: must be greater than zero", c.Redis.Timeout))

@@ -69,6 +69,8 @@ func (s *server) parts() []part {
 		{"processor", []string{roleProcessor}, stageIntake, s.consume},
 		{"cache invalidation", []string{roleProcessor}, stageIntake, s.invalidate},
 		{"cache verification", []string{roleProcessor}, stageIntake, s.verifier().Run},
+		{"messages", []string{roleProcessor}, stageIntake, s.messages.Work},
+		{"messages on request", both, stageRelay, s.messages.Run},
 		{"outbox relay", []string{roleProcessor}, stageRelay, s.relays.Run},
 		{"spool", api, stageRelay, s.spool.Run},
 		{"shared receipts", api, stageRelay, s.memory.Run},
@@ -188,6 +190,7 @@ func (s *server) routes() error {
 	s.participants.Routes(s.web)
 	s.users.Routes(s.web)
 	s.tasks.Routes(api)
+	s.messages.Routes(s.web)
 	idgen.Routes(s.web, s.ids, func(ctx context.Context) error {
 		_, err := s.guard.Global(ctx, auth.IDIssue)
 		return err

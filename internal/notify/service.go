@@ -193,7 +193,9 @@ func (s *Service) write(ctx context.Context, r Request) (Delivery, error) {
 }
 
 // place binds what is sealed to its row.
-func place(participant, id int64) []byte { return fmt.Appendf(nil, "eprod/message/1/%d/%d", participant, id) }
+func place(participant, id int64) []byte {
+	return fmt.Appendf(nil, "eprod/message/1/%d/%d", participant, id)
+}
 
 func (s *Service) instant() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }
 

@@ -19,6 +19,7 @@ type Metrics struct {
 	Process  *Process
 	Cache    *Cache
 	Limits   *Limits
+	Messages *Messages
 	Health   *Health
 }
 
@@ -27,7 +28,7 @@ func NewMetrics() *Metrics {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	f := promauto.With(r)
-	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Cache: newCache(f), Limits: newLimits(f), Health: newHealth(r, f)}
+	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Cache: newCache(f), Limits: newLimits(f), Messages: newMessages(f), Health: newHealth(r, f)}
 }
 
 // latencies are bucket bounds in seconds from 0.5 ms to 8 s, by doubling.
@@ -178,6 +179,19 @@ func (l *Limits) Limited(rule string) { l.refused.WithLabelValues(rule).Inc() }
 
 // LimitedAlone counts a decision without Redis.
 func (l *Limits) LimitedAlone(rule string) { l.alone.WithLabelValues(rule).Inc() }
+
+// Messages counts text messages: eprod_messages_total{provider,outcome}.
+type Messages struct{ total *prometheus.CounterVec }
+
+func newMessages(f promauto.Factory) *Messages {
+	return &Messages{f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_messages_total",
+		Help: "Text messages by gateway and outcome: accepted, delivered, failed, unknown, gone (given up) or refused (certainly not sent)."}, []string{"provider", "outcome"})}
+}
+
+// Message counts an outcome.
+func (m *Messages) Message(provider, outcome string) {
+	m.total.WithLabelValues(provider, outcome).Inc()
+}
 
 // Health shows what is held, open or behind: eprod_in_flight, eprod_breaker_state{name}, eprod_ids_refused_total{reason},
 // eprod_consumer_lag{topic,partition} and what Gauge adds.
