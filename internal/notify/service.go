@@ -66,6 +66,8 @@ type Service struct {
 	calls   sync.WaitGroup
 	closing sync.RWMutex // read-held while a call begins; closed is then final
 	closed  bool
+
+	claiming sync.Mutex // one message at a time claims what a gateway found by its words
 }
 
 // gate is a sender behind its breaker and rate.

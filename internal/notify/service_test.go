@@ -318,6 +318,33 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
+// TestSameWords: the gateway has taken one of several messages with the same number and text, and is asked about the others by these
+// alone. What it finds is not theirs.
+func TestSameWords(t *testing.T) {
+	eachDesk(t, []string{TwilioName}, func(t *testing.T, w *desk) {
+		first := w.send("task:1")
+		w.settled(first.ID, Accepted, Delivered)
+		w.command(SandboxCommand{Mode: ModeHang})
+		var lost []int64
+		for i := range 2 {
+			lost = append(lost, w.send(fmt.Sprint("lost:", i)).ID)
+		}
+		for _, id := range lost {
+			w.settled(id, Unknown)
+		}
+		w.command(SandboxCommand{Mode: ModeNormal})
+		for range 4 {
+			w.clock.Advance(w.config.AskAfter)
+			w.Once(t.Context())
+		}
+		for _, id := range lost {
+			if d := w.state(id); d.State != Unknown || d.Reference != "" {
+				t.Errorf("message %d is %s as %q, but was never taken", id, d.State, d.Reference)
+			}
+		}
+	})
+}
+
 // TestInterrupted: a process that ends between the row and the call leaves a message that is sent once; one that ends after the call
 // began leaves one that is asked about.
 func TestInterrupted(t *testing.T) {

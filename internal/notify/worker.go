@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/errs"
 )
 
 // Run waits until ctx ends and every call on behalf of a request has ended.
@@ -114,6 +115,14 @@ func (s *Service) ask(ctx context.Context, d Delivery, now time.Time) {
 			s.Logger.WarnContext(ctx, "a gateway does not say what became of a message", "message", d.ID, "provider", g.Name(), "code", codeOfError(err))
 			break
 		}
+		if d.Reference == "" && receipt.Reference != "" {
+			// Found by number and text, not by name: it may be another message of ours with the same words.
+			s.claiming.Lock()
+			defer s.claiming.Unlock()
+			if s.taken(ctx, d, receipt) {
+				continue
+			}
+		}
 		if next, changed := d.told(receipt, now); changed {
 			next.NextAt = d.NextAt
 			d = next
@@ -121,4 +130,13 @@ func (s *Service) ask(ctx context.Context, d Delivery, now time.Time) {
 		}
 	}
 	s.change(ctx, was, d)
+}
+
+// taken reports whether what a gateway has found is another message of ours, or nobody can tell.
+func (s *Service) taken(ctx context.Context, d Delivery, r Receipt) bool {
+	other, err := s.Deliveries.ByReceipt(ctx, Receipt{Provider: d.Provider, Reference: r.Reference})
+	if errs.KindOf(err) == errs.NotFound && err != nil {
+		return false
+	}
+	return err != nil || other.ID != d.ID
 }
