@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strconv"
 
@@ -21,11 +22,14 @@ func (p *program) idCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			id, err := strconv.ParseInt(args[0], 10, 64)
-			if err != nil {
-				return fmt.Errorf("%q is no id: an id is a decimal number of up to 19 digits", args[0])
+			if c.IDs.Kind == idgen.OfNumber {
+				return errors.New("ids.kind is sequence: its numbers hold no time and no worker")
 			}
-			at, worker, seq, err := idgen.Decode(c.IDs, id)
+			id, err := strconv.ParseUint(args[0], 10, 63) // takes no sign
+			if err != nil {
+				return fmt.Errorf("%q is no id: an id is a decimal number between 1 and %d", args[0], int64(math.MaxInt64))
+			}
+			at, worker, seq, err := idgen.Decode(c.IDs, int64(id))
 			if err != nil {
 				return err
 			}
@@ -40,7 +44,7 @@ func (p *program) idCommand() *cobra.Command {
 
 // openIDs makes the generator and keeps its worker number alive until close.
 func (a *app) openIDs(ctx context.Context) error {
-	c, deps := a.config.IDs, idgen.Deps{Refused: a.idRefused}
+	c, deps := a.config.IDs, idgen.Deps{Refused: a.idRefused, Log: a.log}
 	if c.Kind == idgen.OfNumber {
 		sequence, err := idgen.NewSequence(a.redis, a.prefix(), c, deps)
 		if err != nil {

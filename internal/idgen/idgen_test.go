@@ -2,6 +2,7 @@ package idgen_test
 
 import (
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -93,8 +94,11 @@ func TestClockSetBack(t *testing.T) {
 			before := next(t, s)
 			clock.Add(tt.step)
 			id, err := s.Next()
-			if !errors.Is(err, tt.cause) || tt.cause != nil && errs.KindOf(err) != errs.Unavailable {
+			if !errors.Is(err, tt.cause) {
 				t.Fatalf("%v, want %v", err, tt.cause)
+			}
+			if refusal, _ := errs.As(err); err != nil && (refusal.Kind != errs.Unavailable || refusal.Code != "clock_set_back" || refusal.RetryAfter <= 0) {
+				t.Errorf("refused with %+v", refusal)
 			}
 			if err == nil && id <= before {
 				t.Errorf("%d after %d", id, before)
@@ -107,6 +111,35 @@ func TestClockSetBack(t *testing.T) {
 				t.Errorf("%d after %d once the clock had caught up", id, before)
 			}
 		})
+	}
+}
+
+// TestClockSetBackIsTold: every refusal is counted, and the log hears of it once until ids are issued again.
+func TestClockSetBackIsTold(t *testing.T) {
+	clock := newClock()
+	cfg := idgen.DefaultConfig()
+	cfg.Worker = 1
+	var log strings.Builder
+	counted := 0
+	s, err := idgen.New(cfg, idgen.Deps{Clock: clock.Now, Sleep: clock.Sleep, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Refused: func(cause error) {
+			if errors.Is(cause, idgen.ErrClock) {
+				counted++
+			}
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for times := 1; times <= 2; times++ {
+		next(t, s)
+		clock.Add(-10 * time.Second)
+		for range 3 {
+			_, _ = s.Next()
+		}
+		clock.Add(11 * time.Second)
+		if lines := strings.Count(log.String(), "level=ERROR"); counted != 3*times || lines != times {
+			t.Fatalf("the clock was set back %d times: counted %d, logged:\n%s", times, counted, log.String())
+		}
 	}
 }
 
@@ -248,12 +281,29 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// BenchmarkNext and BenchmarkBwmarrin stay below what either can issue, 4,096 a millisecond: they rest between rounds of 2,000.
 func BenchmarkNext(b *testing.B) {
 	s := fixed(b, idgen.Wait, nil)
-	for b.Loop() {
-		if _, err := s.Next(); err != nil {
-			b.Fatal(err)
+	belowCap(b, func() { _, _ = s.Next() })
+}
+
+func BenchmarkBwmarrin(b *testing.B) {
+	node, err := snowflake.NewNode(1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	belowCap(b, func() { node.Generate() })
+}
+
+func belowCap(b *testing.B, next func()) {
+	for i := 0; b.Loop(); i++ {
+		if i%2000 == 0 {
+			b.StopTimer()
+			rest := time.NewTimer(2 * time.Millisecond)
+			<-rest.C
+			b.StartTimer()
 		}
+		next()
 	}
 }
 
