@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -67,6 +68,29 @@ func TestGet(t *testing.T) {
 	} {
 		if w := get(tt.query, tt.token); w.Code != tt.status || !strings.Contains(w.Body.String(), tt.code) {
 			t.Errorf("%s: %d %s", tt.query, w.Code, w.Body.String())
+		}
+	}
+}
+
+// TestGetRefused: where no id can be issued the answer is a 503 that says when to come back, and why where it is the clock.
+func TestGetRefused(t *testing.T) {
+	clock := newClock()
+	back := fixed(t, idgen.Refuse, clock)
+	next(t, back)
+	clock.Add(-time.Minute)
+	for code, gen := range map[string]idgen.Generator{"clock_set_back": back, "unavailable": start(t, newMemory(), newClock()).gen} {
+		s, err := web.New(web.DefaultConfig(), web.Deps{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		idgen.Routes(s, gen, func(context.Context) error { return nil })
+		for _, query := range []string{"", "?n=2"} {
+			w := httptest.NewRecorder()
+			s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/api/id/get"+query, nil))
+			var problem struct{ Code string }
+			if err := json.Unmarshal(w.Body.Bytes(), &problem); err != nil || w.Code != 503 || problem.Code != code || w.Header().Get("Retry-After") == "" {
+				t.Errorf("%s: %d %s %v", code, w.Code, w.Body, err)
+			}
 		}
 	}
 }
