@@ -80,6 +80,28 @@ func (g Guard) atSite(ctx context.Context, p Principal, study, site int64, a Act
 	return Principal{}, refused(a)
 }
 
+// Places tells where participants are: their study and site, or errs.NotFound.
+type Places interface {
+	Site(ctx context.Context, participant int64) (study, site int64, err error)
+}
+
+// Participant asks staff's right to an action on a participant of the study, at its site. A participant of another study does not
+// exist in this one.
+func (g Guard) Participant(ctx context.Context, places Places, study, participant int64, a Action) error {
+	if _, err := Staff(ctx); err != nil {
+		return err
+	}
+	in, site, err := places.Site(ctx, participant)
+	if err != nil {
+		return err
+	}
+	if in != study {
+		return errs.Absent("participant")
+	}
+	_, err = g.Site(ctx, study, site, a)
+	return err
+}
+
 // Sites returns the sites of the study at which the caller may do something; all means every site, and sites is empty then.
 // Nowhere is a refusal.
 func (g Guard) Sites(ctx context.Context, study int64, a Action) (sites []int64, all bool, err error) {

@@ -144,3 +144,44 @@ func TestCallerKinds(t *testing.T) {
 		}
 	}
 }
+
+// fakePlaces holds each participant's study and site.
+type fakePlaces map[int64][2]int64
+
+func (f fakePlaces) Site(_ context.Context, participant int64) (study, site int64, err error) {
+	at, ok := f[participant]
+	if !ok {
+		return 0, 0, errs.Absent("participant")
+	}
+	return at[0], at[1], nil
+}
+
+func TestGuardParticipant(t *testing.T) {
+	places := fakePlaces{1: {7, 10}, 2: {7, 11}, 3: {8, 10}}
+	for _, c := range []struct {
+		name        string
+		user        int64
+		participant int64
+		action      Action
+		want        string
+	}{
+		{"at the own site", coordinatorAt10, 1, ParticipantUpdate, "ok"},
+		{"at another site", coordinatorAt10, 2, ParticipantRead, "not_found"},
+		{"seen, not changed", monitor, 1, ParticipantUpdate, "forbidden"},
+		{"of another study", manager, 3, ParticipantRead, "not_found"},
+		{"of another study, whoever asks", admin, 3, ParticipantRead, "not_found"},
+		{"nobody", admin, 4, ParticipantRead, "not_found"},
+		{"by a stranger", stranger, 1, ParticipantRead, "not_found"},
+	} {
+		if got := kind(guard().Participant(staff(context.Background(), int64(c.user)), places, 7, c.participant, c.action)); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
+		}
+	}
+	participant := With(context.Background(), Principal{Kind: KindParticipant, ID: 1})
+	if got := kind(guard().Participant(participant, places, 7, 1, ParticipantRead)); got != "forbidden" {
+		t.Errorf("the participant itself: got %s", got)
+	}
+	if got := kind(guard().Participant(context.Background(), places, 7, 1, ParticipantRead)); got != "unauthenticated" {
+		t.Errorf("nobody signed in: got %s", got)
+	}
+}

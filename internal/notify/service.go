@@ -42,7 +42,7 @@ type Meter interface {
 	Message(provider, outcome string)
 }
 
-// Parts of the service. All are required.
+// ServiceParts are what the service needs. All are required.
 type ServiceParts struct {
 	Deliveries Deliveries
 	Shards     *db.Shards
@@ -353,7 +353,7 @@ func (s *Service) settle(ctx context.Context, r Receipt) error {
 
 // Messages lists a participant's messages for staff: states, never numbers.
 func (s *Service) Messages(ctx context.Context, study, participant, before int64, limit int) ([]Delivery, error) {
-	if err := s.may(ctx, study, participant, auth.ParticipantRead); err != nil {
+	if err := s.Guard.Participant(ctx, s.People, study, participant, auth.ParticipantRead); err != nil {
 		return nil, err
 	}
 	return s.Deliveries.Of(ctx, participant, before, limit)
@@ -361,23 +361,8 @@ func (s *Service) Messages(ctx context.Context, study, participant, before int64
 
 // SendTo sends on behalf of staff who may change the participant.
 func (s *Service) SendTo(ctx context.Context, r Request) (Status, error) {
-	if err := s.may(ctx, r.Study, r.Participant, auth.ParticipantUpdate); err != nil {
+	if err := s.Guard.Participant(ctx, s.People, r.Study, r.Participant, auth.ParticipantUpdate); err != nil {
 		return Status{}, err
 	}
 	return s.Send(ctx, r)
-}
-
-func (s *Service) may(ctx context.Context, study, participant int64, a auth.Action) error {
-	if _, err := auth.Staff(ctx); err != nil {
-		return err
-	}
-	in, site, err := s.People.Site(ctx, participant)
-	if err != nil {
-		return err
-	}
-	if in != study {
-		return errs.Absent("participant")
-	}
-	_, err = s.Guard.Site(ctx, study, site, a)
-	return err
 }

@@ -67,26 +67,10 @@ func (s *Service) Mine(ctx context.Context, from, to time.Time) ([]Listed, error
 
 // Of lists a participant's tasks for staff.
 func (s *Service) Of(ctx context.Context, study, participant int64, from, to time.Time) ([]Listed, error) {
-	if err := s.mayRead(ctx, study, participant); err != nil {
+	if err := s.Guard.Participant(ctx, s.People, study, participant, auth.TaskRead); err != nil {
 		return nil, err
 	}
 	return s.list(ctx, participant, from, to)
-}
-
-// mayRead asks for the right to see a participant's tasks.
-func (s *Service) mayRead(ctx context.Context, study, participant int64) error {
-	if _, err := auth.Staff(ctx); err != nil {
-		return err
-	}
-	in, site, err := s.People.Site(ctx, participant)
-	if err != nil {
-		return err
-	}
-	if in != study {
-		return errs.Absent("participant")
-	}
-	_, err = s.Guard.Site(ctx, study, site, auth.TaskRead)
-	return err
 }
 
 // Explained is what every rule means on one date, and what became of the tasks that are due then.
@@ -98,7 +82,7 @@ type Explained struct {
 
 // Explain tells staff for every rule of the current schedule why it gives a participant a task on a local date, or why not.
 func (s *Service) Explain(ctx context.Context, study, participant int64, date Date) (Explained, error) {
-	if err := s.mayRead(ctx, study, participant); err != nil {
+	if err := s.Guard.Participant(ctx, s.People, study, participant, auth.TaskRead); err != nil {
 		return Explained{}, err
 	}
 	person, err := s.People.Person(ctx, participant)
