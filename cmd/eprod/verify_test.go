@@ -74,7 +74,7 @@ func (v *verifier) rows(t *testing.T) rowCounts {
 	}{
 		{&c.Receipts, "SELECT COUNT(*) FROM receipt WHERE study_id = ?"},
 		{&c.Responses, "SELECT COUNT(*) FROM response WHERE study_id = ?"},
-		{&c.Tasks, "SELECT COUNT(*) FROM task WHERE study_id = ? AND state = 'completed'"},
+		{&c.Tasks, "SELECT COUNT(*) FROM task_completion WHERE study_id = ?"},
 		{&c.Audit, "SELECT COUNT(*) FROM audit WHERE study_id = ? AND action = 'response.store'"},
 		{&c.Quarantine, "SELECT COUNT(*) FROM quarantine WHERE study_id = ?"},
 		{&c.Conflicts, "SELECT COUNT(*) FROM conflict WHERE study_id = ?"},

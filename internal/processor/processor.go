@@ -148,7 +148,6 @@ func settle(verdicts []verdict, have known, at time.Time) fate {
 			receipt.State = submission.Stored
 			tasks[key] = r.Submission
 			v.response.StoredAt = at
-			v.done.CompletedAt = at
 			f.responses = append(f.responses, v.response)
 			f.done = append(f.done, v.done)
 		} else {

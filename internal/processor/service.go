@@ -206,7 +206,7 @@ func (s *Service) checkAgainstStudy(ctx context.Context, v *verdict, p *particip
 	late := task.Late(due, response.AuthoredAt, r.ReceivedAt)
 	v.response = submission.Response{Record: *r, Site: p.Site, Questionnaire: definition.URL(), Version: definition.Version(),
 		Status: response.Status, Authored: response.Authored, Zone: due.Zone, Late: late}
-	v.done = task.Completion{Task: due, Submission: r.Submission, Response: r.ID, Late: late}
+	v.done = task.Completion{Task: due, Submission: r.Submission, Response: r.ID, Late: late, CapturedAt: response.AuthoredAt, ReceivedAt: r.ReceivedAt}
 	return nil
 }
 

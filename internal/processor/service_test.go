@@ -221,7 +221,7 @@ func TestStoredOnceHoweverOften(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, table := range []string{"receipt", "response", "task", "audit", "outbox"} {
+		for _, table := range []string{"receipt", "response", "task_completion", "audit", "outbox"} {
 			w.want(table, 50)
 		}
 		if w.meter.stored != 50 || w.meter.duplicates != 20+30+50 {
@@ -249,7 +249,7 @@ func TestPartitionsTogether(t *testing.T) {
 			}
 		}
 		partitions.Wait()
-		for _, table := range []string{"receipt", "response", "task", "audit", "outbox"} {
+		for _, table := range []string{"receipt", "response", "task_completion", "audit", "outbox"} {
 			w.want(table, 60)
 		}
 	})
@@ -282,7 +282,7 @@ func TestFates(t *testing.T) {
 		w.want("response", 1)
 		w.want("conflict", 1)
 		w.want("quarantine", 8)
-		w.want("task", 1)
+		w.want("task_completion", 1)
 		w.want("audit", 10)
 		w.want("outbox", 18) // one event each, and a dead letter for each quarantined
 		reasons := map[int64]string{}

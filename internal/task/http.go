@@ -31,14 +31,15 @@ type view struct {
 	ClosesAt      time.Time `json:"closesAt"`
 	GraceUntil    time.Time `json:"graceUntil" doc:"an answer received by then counts, as late"`
 	Zone          string    `json:"zone" doc:"IANA name"`
-	CompletedAt   time.Time `json:"completedAt,omitzero"`
+	CompletedAt   time.Time `json:"completedAt,omitzero" doc:"when the server received the answer"`
+	CapturedAt    time.Time `json:"capturedAt,omitzero" doc:"when it was given, by the device's clock"`
 	Late          bool      `json:"late,omitempty"`
 }
 
 func viewOf(l Listed) view {
 	url, version := SplitCanonical(l.Questionnaire)
 	return view{ID: web.ID(l.ID), Rule: l.Rule, Date: l.Date.String(), State: string(l.State), Questionnaire: reference{web.ID(l.QuestionnaireID), url, version},
-		OpensAt: l.OpensAt, DueAt: l.DueAt, ClosesAt: l.ClosesAt, GraceUntil: l.GraceUntil, Zone: l.Zone, CompletedAt: l.Done.CompletedAt, Late: l.Done.Late}
+		OpensAt: l.OpensAt, DueAt: l.DueAt, ClosesAt: l.ClosesAt, GraceUntil: l.GraceUntil, Zone: l.Zone, CompletedAt: l.Done.ReceivedAt, CapturedAt: l.Done.CapturedAt, Late: l.Done.Late}
 }
 
 // ListInput is the part of a request that chooses tasks. It is exported because huma fills only exported fields of an input.

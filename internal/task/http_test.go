@@ -70,7 +70,7 @@ func TestTaskAtTheDoor(t *testing.T) {
 		t.Error(err)
 	}
 	today, yesterday := identity(7, "r", Date{2026, time.July, 8}, 0), identity(7, "r", Date{2026, time.July, 7}, 0)
-	w.done[yesterday] = Done{Late: true, CompletedAt: time.Date(2026, 7, 7, 21, 30, 0, 0, time.UTC)}
+	w.done[yesterday] = Done{Late: true, ReceivedAt: time.Date(2026, 7, 7, 21, 30, 0, 0, time.UTC)}
 	for caller, path := range map[string]string{me: mine, "staff 2": of7} {
 		got := get(t, server.Handler(), caller, path+"?from=2026-07-07T12:00:00Z&to=2026-07-09T00:00:00Z")
 		form := map[string]any{"id": "700", "url": "q", "version": "1"}
@@ -193,7 +193,7 @@ func TestExplainAtTheDoor(t *testing.T) {
 	}
 	door := server.Handler()
 	yesterday := identity(7, "r", Date{2026, time.July, 7}, 0)
-	w.done[yesterday] = Done{CompletedAt: time.Date(2026, 7, 7, 20, 30, 0, 0, time.UTC)}
+	w.done[yesterday] = Done{ReceivedAt: time.Date(2026, 7, 7, 20, 30, 0, 0, time.UTC)}
 	got := get(t, door, "staff 2", of7+"/explain?date=2026-07-07")
 	rules, _ := got.body["rules"].([]any)
 	if got.status != 200 || len(rules) != 2 {

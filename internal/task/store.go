@@ -13,15 +13,15 @@ import (
 
 // Completion says that a submission completed a task.
 type Completion struct {
-	Task        Task
-	Submission  uuid.UUID
-	Response    int64
-	Late        bool
-	CompletedAt time.Time
+	Task       Task
+	Submission uuid.UUID
+	Response   int64
+	Late       bool
+	CapturedAt time.Time // by the device's clock
+	ReceivedAt time.Time // by ours
 }
 
-var columns = []string{"participant_id", "id", "study_id", "rule", "date", "win", "questionnaire", "schedule_version", "opens_at", "due_at", "closes_at",
-	"zone", "state", "late", "submission", "response_id", "completed_at"}
+var completionColumns = []string{"participant_id", "task_id", "study_id", "submission", "response_id", "late", "captured_at", "received_at"}
 
 // Complete writes completions in tx. A task that is completed already makes the call fail with a duplicate: the primary key
 // (participant, task) lets one submission complete a task, whatever happens at once.
@@ -29,15 +29,13 @@ func Complete(tx *gorm.DB, completions []Completion) error {
 	rows := make([][]any, len(completions))
 	for i := range completions {
 		c := &completions[i]
-		t := &c.Task
 		late := 0
 		if c.Late {
 			late = 1
 		}
-		rows[i] = []any{t.Participant, t.ID, t.Study, t.Rule, t.Date.String(), t.Window, t.Questionnaire, t.ScheduleVersion, db.Micros(t.OpensAt),
-			db.Micros(t.DueAt), db.Micros(t.ClosesAt), t.Zone, string(Completed), late, c.Submission[:], c.Response, db.Micros(c.CompletedAt)}
+		rows[i] = []any{c.Task.Participant, c.Task.ID, c.Task.Study, c.Submission[:], c.Response, late, db.Micros(c.CapturedAt), db.Micros(c.ReceivedAt)}
 	}
-	return db.Insert(tx, "task", columns, rows)
+	return db.Insert(tx, "task_completion", completionColumns, rows)
 }
 
 // DoneFor returns which of the tasks are completed and by which submission, read in tx; all must live on tx's shard.
@@ -49,14 +47,14 @@ func DoneFor(tx *gorm.DB, keys []Key) (map[Key]uuid.UUID, error) {
 			participants[i], ids[i] = k.Participant, k.Task
 		}
 		var rows []doneRow
-		err := tx.Table("task").Select("participant_id", "id", "submission").
-			Where("participant_id IN ? AND id IN ? AND state = ?", participants, ids, string(Completed)).Find(&rows).Error
+		err := tx.Table("task_completion").Select("participant_id", "task_id", "submission").
+			Where("participant_id IN ? AND task_id IN ?", participants, ids).Find(&rows).Error
 		if err != nil {
 			return nil, err
 		}
 		for _, r := range rows {
 			// The statement asks for every pair of its lists; only those of keys are the answer.
-			if key := (Key{r.ParticipantID, r.ID}); slices.Contains(chunk, key) {
+			if key := (Key{r.ParticipantID, r.TaskID}); slices.Contains(chunk, key) {
 				done[key] = uuid.UUID(r.Submission)
 			}
 		}
@@ -66,17 +64,19 @@ func DoneFor(tx *gorm.DB, keys []Key) (map[Key]uuid.UUID, error) {
 
 type doneRow struct {
 	ParticipantID int64
-	ID            int64
+	TaskID        int64
 	Submission    []byte
 	Late          bool
-	CompletedAt   int64
+	CapturedAt    int64
+	ReceivedAt    int64
 }
 
 // Done is how a task was completed.
 type Done struct {
-	Submission  uuid.UUID
-	Late        bool
-	CompletedAt time.Time
+	Submission uuid.UUID
+	Late       bool
+	CapturedAt time.Time // by the device's clock
+	ReceivedAt time.Time // by ours
 }
 
 // Store reads tasks from the shards. It is safe for concurrent use.
@@ -87,14 +87,32 @@ func (s *Store) Done(ctx context.Context, participant int64, ids []int64) (map[i
 	done := make(map[int64]Done)
 	for chunk := range slices.Chunk(ids, 500) {
 		var rows []doneRow
-		err := s.Shards.For(participant).Read(ctx).Table("task").Select("participant_id", "id", "submission", "late", "completed_at").
-			Where("participant_id = ? AND id IN ? AND state = ?", participant, chunk, string(Completed)).Find(&rows).Error
+		err := s.Shards.For(participant).Read(ctx).Table("task_completion").Select("participant_id", "task_id", "submission", "late", "captured_at", "received_at").
+			Where("participant_id = ? AND task_id IN ?", participant, chunk).Find(&rows).Error
 		if err != nil {
 			return nil, db.Error("tasks", err)
 		}
 		for _, r := range rows {
-			done[r.ID] = Done{uuid.UUID(r.Submission), r.Late, db.Time(r.CompletedAt)}
+			done[r.TaskID] = Done{uuid.UUID(r.Submission), r.Late, db.Time(r.CapturedAt), db.Time(r.ReceivedAt)}
 		}
 	}
 	return done, nil
+}
+
+// Refresh asks, in tx, for the participants' tasks to be issued anew soon: something that they follow from has changed. The
+// generator of their bucket takes the wish back once it has done so.
+func Refresh(tx *gorm.DB, participants []int64, at time.Time) error {
+	for chunk := range slices.Chunk(participants, 500) {
+		if err := tx.Exec("DELETE FROM task_refresh WHERE participant_id IN ?", chunk).Error; err != nil {
+			return err
+		}
+		rows := make([][]any, len(chunk))
+		for i, id := range chunk {
+			rows[i] = []any{id, db.Bucket(id), db.Micros(at)}
+		}
+		if err := db.Insert(tx, "task_refresh", []string{"participant_id", "bucket", "asked_at"}, rows); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -18,7 +18,7 @@ var doneAt = time.Date(2026, 11, 23, 20, 0, 0, 123000, time.UTC)
 
 func completion(participant, id int64, submission byte) Completion {
 	return Completion{Task: Task{ID: id, Participant: participant, Study: 3, Rule: "r", Date: Date{2026, 11, 23}, Questionnaire: "q|1", Zone: "UTC"},
-		Submission: uuid.UUID{submission, 15: byte(id)}, Response: 9, CompletedAt: doneAt}
+		Submission: uuid.UUID{submission, 15: byte(id)}, Response: 9, CapturedAt: doneAt.Add(-time.Minute), ReceivedAt: doneAt}
 }
 
 // each runs a test over every kind of database.
@@ -62,7 +62,7 @@ func TestOneSubmissionCompletesATask(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(map[int64]Done{5: {Submission: first.Submission, Late: true, CompletedAt: doneAt}}, done); diff != "" {
+		if diff := cmp.Diff(map[int64]Done{5: {Submission: first.Submission, Late: true, CapturedAt: doneAt.Add(-time.Minute), ReceivedAt: doneAt}}, done); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -100,7 +100,7 @@ func TestDone(t *testing.T) {
 			t.Fatalf("%d completions, %v; want 1100", len(done), err)
 		}
 		for id, d := range done {
-			if id < 101 || id > 1200 || d != (Done{Submission: uuid.UUID{1, 15: byte(id)}, CompletedAt: doneAt}) {
+			if id < 101 || id > 1200 || d != (Done{Submission: uuid.UUID{1, 15: byte(id)}, CapturedAt: doneAt.Add(-time.Minute), ReceivedAt: doneAt}) {
 				t.Errorf("task %d: %+v", id, d)
 			}
 		}

@@ -42,12 +42,21 @@ type ZoneChange struct {
 	Zone string // IANA name
 }
 
+// Facts are what was recorded about a participant until they were replaced by others.
+type Facts struct {
+	Until   time.Time // when they were replaced
+	Arm     string
+	Anchors map[string]Date
+}
+
 // Person is a participant as the engine sees it.
 type Person struct {
 	ID, Study int64
 	Arm       string
-	Anchors   map[string]Date
-	Zones     []ZoneChange // ascending; the first applies from the beginning
+	Anchors   map[string]Date // event → its date
+	Earlier   []Facts         // what arm and anchors were before, ascending by Until
+	Zones     []ZoneChange    // ascending; the first applies from the beginning
+	Left      time.Time       // when the participant left the study; zero: has not
 }
 
 // Task is one due questionnaire of one participant. All instants are UTC.

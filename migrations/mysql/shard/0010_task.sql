@@ -3,6 +3,7 @@ CREATE TABLE task (
     participant_id BIGINT NOT NULL,
     id BIGINT NOT NULL,
     study_id BIGINT NOT NULL,
+    bucket INT NOT NULL,
     rule VARCHAR(64) NOT NULL,
     date CHAR(10) NOT NULL,
     win INT NOT NULL,
@@ -11,12 +12,14 @@ CREATE TABLE task (
     opens_at BIGINT NOT NULL,
     due_at BIGINT NOT NULL,
     closes_at BIGINT NOT NULL,
+    grace_until BIGINT NOT NULL,
     zone VARCHAR(64) NOT NULL,
+    optional TINYINT(1) NOT NULL,
     state VARCHAR(16) NOT NULL,
-    late TINYINT(1) NOT NULL,
-    submission BINARY(16) NOT NULL,
-    response_id BIGINT NOT NULL,
-    completed_at BIGINT NOT NULL,
+    zone_data VARCHAR(16) NOT NULL,
+    issued_at BIGINT NOT NULL,
+    changed_at BIGINT NOT NULL,
+    remind_at BIGINT NOT NULL,
     PRIMARY KEY (participant_id, id)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_bin;
 

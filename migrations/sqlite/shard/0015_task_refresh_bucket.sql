@@ -1,0 +1,5 @@
+-- +goose Up
+CREATE INDEX task_refresh_bucket ON task_refresh (bucket);
+
+-- +goose Down
+DROP INDEX task_refresh_bucket;
