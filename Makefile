@@ -2,7 +2,7 @@
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build test test-long check bench services-up services-down fmt
+.PHONY: build test test-long check bench services-up services-down fmt zone-data
 
 build:
 	go build -trimpath -tags timetzdata -o bin/eprod ./cmd/eprod
@@ -31,3 +31,8 @@ services-down:
 
 fmt:
 	gofmt -w cmd internal migrations
+
+# Takes over the edition of the time zone data that the installed Go release has. Tasks record it.
+zone-data:
+	cp "$$(go env GOROOT)/lib/time/zoneinfo.zip" internal/task/zoneinfo/zoneinfo.zip
+	sed -n 's/^DATA=//p' "$$(go env GOROOT)/lib/time/update.bash" > internal/task/zoneinfo/VERSION

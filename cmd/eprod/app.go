@@ -95,7 +95,7 @@ func (a *app) wire() error {
 		Tokens: a.signer, Secrets: a.keyring.Intake(), Hasher: user.NewHasher(c.Users, rand.Reader), IDs: a.ids, Random: rand.Reader, Now: now, Logger: a.log})
 	a.studies = study.New(study.Parts{Shelf: shelf, Catalog: a.catalog, Guard: a.guard, Accounts: a.users, Engine: a.engine, IDs: a.ids,
 		Limits: c.Questionnaire.Limits, Now: now})
-	a.tasks = &task.Service{Engine: a.engine, Schedules: a.catalog, People: personOf{a.profiles}, Questionnaires: a.catalog,
+	a.tasks = &task.Service{Engine: a.engine, Plans: a.catalog, People: personOf{a.profiles}, Questionnaires: a.catalog,
 		Completions: &task.Store{Shards: a.shards}, Guard: a.guard, Now: now}
 	return a.openMessages(a.profiles)
 }

@@ -28,7 +28,6 @@ import (
 	"github.com/eprod/eprod/internal/lock"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/study"
-	"github.com/eprod/eprod/internal/task"
 	"github.com/eprod/eprod/internal/testenv"
 )
 
@@ -100,7 +99,7 @@ func (s shelf) ByID(context.Context, int64) (study.Study, error) {
 func (s shelf) ByProtocol(context.Context, string) (study.Study, error) { return study.Study{}, nil }
 func (s shelf) Sites(context.Context, int64) ([]study.Site, error)      { return nil, nil }
 func (s shelf) Arms(context.Context, int64) ([]study.Arm, error)        { return nil, nil }
-func (s shelf) Rules(context.Context, int64, int64) ([]task.Rule, error) {
+func (s shelf) Schedules(context.Context, int64) ([]study.ScheduleVersion, error) {
 	return nil, nil
 }
 func (s shelf) Questionnaires(context.Context, int64) ([]study.Questionnaire, error) {

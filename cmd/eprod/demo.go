@@ -194,7 +194,7 @@ func (s *server) demoStudy(ctx context.Context) (int64, error) {
 		}
 		canonical[name] = q.Canonical()
 	}
-	if _, err := s.studies.PutSchedule(ctx, st.ID, demoRules(canonical)); err != nil {
+	if _, err := s.studies.PutSchedule(ctx, st.ID, task.Design{Rules: demoRules(canonical)}, time.Time{}); err != nil {
 		return 0, err
 	}
 	if _, err := s.studies.AddStaff(ctx, st.ID, "demo-coordinator", auth.Coordinator, ""); err != nil {

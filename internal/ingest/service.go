@@ -24,7 +24,7 @@ import (
 // while.
 type Catalog interface {
 	Study(ctx context.Context, id int64) (study.Study, error)
-	Schedule(ctx context.Context, study int64) (task.Schedule, error)
+	Plan(ctx context.Context, study int64) (task.Plan, error)
 	// Definition refuses a canonical that is not an active version of the study with errs.Unprocessable.
 	Definition(ctx context.Context, study int64, canonical string) (*questionnaire.Definition, error)
 }
@@ -236,11 +236,11 @@ func (s *Service) profile(ctx context.Context, who auth.Principal) (*participant
 }
 
 func (s *Service) checkTask(ctx context.Context, p *participant.Profile, e *envelope, received time.Time) error {
-	schedule, err := s.Catalog.Schedule(ctx, p.Study)
+	plan, err := s.Catalog.Plan(ctx, p.Study)
 	if err != nil {
 		return fmt.Errorf("schedule of the study: %w", err)
 	}
-	due, ok := s.Engine.Find(schedule, p.Person, e.task, received)
+	due, ok := s.Engine.Find(plan, p.Person, e.task, received)
 	if !ok {
 		return errs.Absent("task")
 	}

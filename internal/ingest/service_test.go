@@ -35,7 +35,7 @@ import (
 type fakes struct {
 	mu         sync.Mutex
 	definition *questionnaire.Definition
-	schedule   task.Schedule
+	plan       task.Plan
 	status     string
 	profile    *participant.Profile
 	shardAway  error
@@ -53,7 +53,7 @@ type fakes struct {
 func (f *fakes) Study(context.Context, int64) (study.Study, error) {
 	return study.Study{ID: 3, Status: f.status}, nil
 }
-func (f *fakes) Schedule(context.Context, int64) (task.Schedule, error) { return f.schedule, nil }
+func (f *fakes) Plan(context.Context, int64) (task.Plan, error) { return f.plan, nil }
 func (f *fakes) Definition(_ context.Context, _ int64, canonical string) (*questionnaire.Definition, error) {
 	if canonical != f.definition.Canonical() {
 		return nil, errs.New(errs.Unprocessable, "invalid_response", "unknown questionnaire")
@@ -130,8 +130,8 @@ func newDoor(t testing.TB) (*Service, *fakes, int64) {
 	if len(findings) > 0 {
 		t.Fatal(findings)
 	}
-	schedule, findings := task.NewSchedule(1, []task.Rule{{ID: "r", Questionnaire: definition.Canonical(), Anchor: "enrolment", Offset: "P0D", Repeat: &task.Repeat{Every: "P1D", Until: "P90D"},
-		Windows: []task.Window{{Opens: "08:00", Due: "12:00", Closes: "20:00"}}}}, task.Known{})
+	schedule, findings := task.NewSchedule(1, task.Design{Rules: []task.Rule{{ID: "r", Questionnaire: definition.Canonical(), Anchor: "enrolment", Offset: "P0D", Repeat: &task.Repeat{Every: "P1D", Until: "P90D"},
+		Windows: []task.Window{{Opens: "08:00", Due: "12:00", Closes: "20:00"}}}}}, task.Known{})
 	if len(findings) > 0 {
 		t.Fatal(findings)
 	}
@@ -147,7 +147,7 @@ func newDoor(t testing.TB) (*Service, *fakes, int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fakes{definition: definition, schedule: schedule, status: study.Active, receipts: map[uuid.UUID]submission.Receipt{}, refused: map[string]int{}}
+	f := &fakes{definition: definition, plan: task.Plan{schedule}, status: study.Active, receipts: map[uuid.UUID]submission.Receipt{}, refused: map[string]int{}}
 	f.profile = &participant.Profile{ID: 7, Study: 3, Status: participant.ActiveStatus, Key: key, Person: task.Person{ID: 7, Study: 3,
 		Anchors: map[string]task.Date{"enrolment": {Year: 2026, Month: 11, Day: 1}}, Zones: []task.ZoneChange{{Zone: "UTC"}}}}
 	engine := task.NewEngine()
@@ -157,7 +157,7 @@ func newDoor(t testing.TB) (*Service, *fakes, int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tasks := engine.Generate(schedule, f.profile.Person, now, now.Add(time.Second))
+	tasks := engine.Generate(task.Plan{schedule}, f.profile.Person, now, now.Add(time.Second))
 	return s, f, tasks[0].ID
 }
 
@@ -244,8 +244,8 @@ func TestRefusals(t *testing.T) {
 	}
 	known := uuid.New()
 	f.receipts[known] = submission.Receipt{ID: 99, Submission: known, SHA256: [32]byte{1}, State: submission.Stored}
-	yesterday := s.Engine.Generate(f.schedule, f.profile.Person, now.AddDate(0, 0, -1), now.AddDate(0, 0, -1).Add(time.Second))[0].ID
-	tomorrow := s.Engine.Generate(f.schedule, f.profile.Person, now.AddDate(0, 0, 1), now.AddDate(0, 0, 1).Add(time.Second))[0].ID
+	yesterday := s.Engine.Generate(f.plan, f.profile.Person, now.AddDate(0, 0, -1), now.AddDate(0, 0, -1).Add(time.Second))[0].ID
+	tomorrow := s.Engine.Generate(f.plan, f.profile.Person, now.AddDate(0, 0, 1), now.AddDate(0, 0, 1).Add(time.Second))[0].ID
 	otherVersion := bytes.Replace(request(taskID, uuid.New(), "1", fresh), []byte("q|1"), []byte("q|2"), 1)
 	for _, c := range []struct {
 		name string

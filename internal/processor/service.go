@@ -21,7 +21,7 @@ import (
 // Catalog knows what studies ask for; see ingest for its promise.
 type Catalog interface {
 	Study(ctx context.Context, id int64) (study.Study, error)
-	Schedule(ctx context.Context, study int64) (task.Schedule, error)
+	Plan(ctx context.Context, study int64) (task.Plan, error)
 	Definition(ctx context.Context, study int64, canonical string) (*questionnaire.Definition, error)
 }
 
@@ -190,11 +190,11 @@ func (s *Service) checkAgainstStudy(ctx context.Context, v *verdict, p *particip
 		v.reason = ReasonInvalid
 		return nil
 	}
-	schedule, err := s.Catalog.Schedule(ctx, r.Study)
+	plan, err := s.Catalog.Plan(ctx, r.Study)
 	if err != nil {
 		return fmt.Errorf("schedule: %w", err)
 	}
-	due, ok := s.Engine.Find(schedule, p.Person, r.Task, r.ReceivedAt)
+	due, ok := s.Engine.Find(plan, p.Person, r.Task, r.ReceivedAt)
 	if !ok || due.Questionnaire != response.Questionnaire {
 		v.reason = ReasonUnknownTask
 		return nil

@@ -55,7 +55,7 @@ func (p people) GetMany(_ context.Context, ids []int64) (map[int64]*participant.
 
 type catalog struct {
 	status     string
-	schedule   task.Schedule
+	plan       task.Plan
 	definition *questionnaire.Definition
 	away       error
 }
@@ -63,7 +63,7 @@ type catalog struct {
 func (c *catalog) Study(context.Context, int64) (study.Study, error) {
 	return study.Study{ID: 3, Status: c.status}, c.away
 }
-func (c *catalog) Schedule(context.Context, int64) (task.Schedule, error) { return c.schedule, nil }
+func (c *catalog) Plan(context.Context, int64) (task.Plan, error) { return c.plan, nil }
 func (c *catalog) Definition(_ context.Context, _ int64, canonical string) (*questionnaire.Definition, error) {
 	if canonical != c.definition.Canonical() {
 		return nil, errs.New(errs.Unprocessable, "invalid_response", "unknown")
@@ -110,11 +110,11 @@ func newWorld(t *testing.T, shards *db.Shards) *world {
 	}
 	rules := []task.Rule{{ID: "r", Questionnaire: definition.Canonical(), Anchor: "enrolment", Offset: "P0D", Repeat: &task.Repeat{Every: "P1D", Until: "P90D"},
 		Windows: []task.Window{{Opens: "00:00", Due: "12:00", Closes: "00:00"}}}}
-	schedule, findings := task.NewSchedule(1, rules, task.Known{})
+	schedule, findings := task.NewSchedule(1, task.Design{Rules: rules}, task.Known{})
 	if len(findings) > 0 {
 		t.Fatal(findings)
 	}
-	w.catalog = &catalog{status: study.Active, schedule: schedule, definition: definition}
+	w.catalog = &catalog{status: study.Active, plan: task.Plan{schedule}, definition: definition}
 	for id := range int64(60) {
 		wrapped, err := w.ring.NewDataKey(id + 1)
 		if err != nil {
@@ -138,7 +138,7 @@ func newWorld(t *testing.T, shards *db.Shards) *world {
 
 // taskOf returns the participant's task of the day.
 func (w *world) taskOf(id int64) int64 {
-	tasks := w.service.Engine.Generate(w.catalog.schedule, w.people[id].Person, received, received.Add(time.Second))
+	tasks := w.service.Engine.Generate(w.catalog.plan, w.people[id].Person, received, received.Add(time.Second))
 	if len(tasks) != 1 {
 		w.t.Fatalf("%d open tasks", len(tasks))
 	}

@@ -29,7 +29,7 @@ type Reader interface {
 	Arms(ctx context.Context, study int64) ([]Arm, error)
 	Questionnaires(ctx context.Context, study int64) ([]Questionnaire, error)
 	Questionnaire(ctx context.Context, id int64) (Questionnaire, []byte, error)
-	Rules(ctx context.Context, study, version int64) ([]task.Rule, error)
+	Schedules(ctx context.Context, study int64) ([]ScheduleVersion, error)
 }
 
 // Versions fetches values that never change under their key, from a cache or else from load.
@@ -106,7 +106,7 @@ type view struct {
 	study    Study
 	sites    []Site
 	arms     []Arm
-	schedule task.Schedule
+	plan     task.Plan
 	active   map[string]*Questionnaire // by canonical
 
 	next   atomic.Int64 // Unix nanoseconds from which on a caller may try to read it anew
@@ -231,7 +231,7 @@ func shared[T any](ctx context.Context, c *Catalog, key string, read func(ctx co
 	}
 }
 
-func designKey(study int64) string { return "design:1:" + strconv.FormatInt(study, 10) }
+func designKey(study int64) string { return "design:2:" + strconv.FormatInt(study, 10) }
 
 // snapshot is everything that a view is made of, as processes share it.
 type snapshot struct {
@@ -240,7 +240,7 @@ type snapshot struct {
 	Sites          []Site
 	Arms           []Arm
 	Questionnaires []Questionnaire // active ones
-	Rules          []task.Rule
+	Schedules      []ScheduleVersion
 }
 
 // read returns a study as it is now, or as the shared cache has it where that is not older than revision floor.
@@ -298,9 +298,7 @@ func (c *Catalog) gather(ctx context.Context, id int64) (snapshot, error) {
 			d.Questionnaires = append(d.Questionnaires, list[i])
 		}
 	}
-	if d.Study.ScheduleVersion != 0 {
-		d.Rules, err = c.reader.Rules(ctx, id, d.Study.ScheduleVersion)
-	}
+	d.Schedules, err = c.reader.Schedules(ctx, id)
 	return d, err
 }
 
@@ -309,15 +307,10 @@ func (d *snapshot) view(at time.Time) (*view, error) {
 	for i := range d.Questionnaires {
 		v.active[d.Questionnaires[i].Canonical()] = &d.Questionnaires[i]
 	}
-	if v.study.ScheduleVersion == 0 {
-		return v, nil
+	var err error
+	if v.plan, err = planOf(d.Schedules, d.Questionnaires); err != nil {
+		return nil, fmt.Errorf("study %d: %w", v.study.ID, err)
 	}
-	// It was checked against the study when it was put; here it is only compiled.
-	schedule, findings := task.NewSchedule(v.study.ScheduleVersion, d.Rules, task.Known{})
-	if len(findings) > 0 {
-		return nil, fmt.Errorf("stored schedule of study %d: %s: %s", v.study.ID, findings[0].Pointer, findings[0].Detail)
-	}
-	v.schedule = schedule
 	return v, nil
 }
 
@@ -350,13 +343,13 @@ func (c *Catalog) StudyByProtocol(ctx context.Context, name string) (Study, erro
 	return c.Study(ctx, st.ID)
 }
 
-// Schedule returns the study's current schedule, one without rules where there is none.
-func (c *Catalog) Schedule(ctx context.Context, study int64) (task.Schedule, error) {
+// Plan returns the versions of the study's schedule that apply at some time; none where there is no schedule.
+func (c *Catalog) Plan(ctx context.Context, study int64) (task.Plan, error) {
 	v, err := c.view(ctx, study)
 	if err != nil {
-		return task.Schedule{}, err
+		return nil, err
 	}
-	return v.schedule, nil
+	return v.plan, nil
 }
 
 // Site returns a site by its code.

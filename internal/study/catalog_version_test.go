@@ -92,7 +92,7 @@ func warm(t testing.TB, c *Catalog) map[string]func() {
 	}
 	return map[string]func(){
 		"Study":      func() { _, err := c.Study(ctx, 7); check(err) },
-		"Schedule":   func() { _, err := c.Schedule(ctx, 7); check(err) },
+		"Plan":       func() { _, err := c.Plan(ctx, 7); check(err) },
 		"Definition": func() { _, err := c.Definition(ctx, 7, canonical); check(err) },
 		"Site":       func() { _, err := c.Site(ctx, 7, "S01"); check(err) },
 	}

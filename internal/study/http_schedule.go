@@ -16,29 +16,50 @@ import (
 )
 
 type scheduleView struct {
-	Version int64       `json:"version"`
-	Rules   []task.Rule `json:"rules"`
+	Version     int64          `json:"version"`
+	Rules       []task.Rule    `json:"rules"`
+	Policies    *task.Policies `json:"policies,omitempty"`
+	Messages    *task.Messages `json:"messages,omitempty"`
+	EffectiveAt time.Time      `json:"effectiveAt,omitzero" doc:"absent: from the beginning"`
+	CreatedAt   time.Time      `json:"createdAt"`
+	CreatedBy   web.ID         `json:"createdBy"`
 }
 
-type newRules struct {
-	Rules []task.Rule `json:"rules"`
+func scheduleViewOf(v ScheduleVersion) scheduleView {
+	return scheduleView{v.Version, v.Design.Rules, v.Design.Policies, v.Design.Messages, v.From, v.At, web.ID(v.By)}
+}
+
+type newSchedule struct {
+	Rules       []task.Rule    `json:"rules"`
+	Policies    *task.Policies `json:"policies,omitempty" doc:"where sponsors differ; what is absent has its default"`
+	Messages    *task.Messages `json:"messages,omitempty" doc:"when reminders may go out"`
+	EffectiveAt time.Time      `json:"effectiveAt,omitzero" required:"false" doc:"from when on it applies; absent: from now on, in a draft from the beginning"`
+}
+
+func (n *newSchedule) design() task.Design {
+	return task.Design{Rules: n.Rules, Policies: n.Policies, Messages: n.Messages}
 }
 
 func (s *Service) putSchedule(ctx context.Context, in *struct {
 	ID   web.ID `path:"id"`
-	Body newRules
+	Body newSchedule
 }) (*out[scheduleView], error) {
-	v, err := s.PutSchedule(ctx, int64(in.ID), in.Body.Rules)
-	return answer(scheduleView{v.Version, v.Rules}, err)
+	v, err := s.PutSchedule(ctx, int64(in.ID), in.Body.design(), in.Body.EffectiveAt)
+	return answer(scheduleViewOf(v), err)
+}
+
+type scheduleList struct {
+	Items []scheduleView `json:"items"`
 }
 
 type imagined struct {
-	Rules   []task.Rule       `json:"rules,omitempty" doc:"absent: the current schedule"`
-	Zone    string            `json:"zone"`
-	Arm     string            `json:"arm,omitempty"`
-	Anchors map[string]string `json:"anchors" doc:"event → YYYY-MM-DD"`
-	From    string            `json:"from" doc:"instant, or local date in the zone: from its start"`
-	To      string            `json:"to" doc:"instant, or local date in the zone: to its end"`
+	Rules    []task.Rule       `json:"rules,omitempty" doc:"absent: the current schedule"`
+	Policies *task.Policies    `json:"policies,omitempty" doc:"of the rules that are given"`
+	Zone     string            `json:"zone"`
+	Arm      string            `json:"arm,omitempty"`
+	Anchors  map[string]string `json:"anchors" doc:"event → YYYY-MM-DD"`
+	From     string            `json:"from" doc:"instant, or local date in the zone: from its start"`
+	To       string            `json:"to" doc:"instant, or local date in the zone: to its end"`
 }
 
 type previewInput struct {
@@ -62,7 +83,15 @@ func (s *Service) scheduleRoutes(api huma.API) {
 	web.Register(api, op("put-schedule", http.MethodPut, "/api/v1/studies/{id}/schedule", "Replace the schedule by a new version", 200), s.putSchedule)
 	web.Register(api, op("get-schedule", http.MethodGet, "/api/v1/studies/{id}/schedule", "The current schedule", 200), func(ctx context.Context, in *studyID) (*out[scheduleView], error) {
 		v, err := s.Schedule(ctx, int64(in.ID))
-		return answer(scheduleView{v.Version, v.Rules}, err)
+		return answer(scheduleViewOf(v), err)
+	})
+	web.Register(api, op("list-schedules", http.MethodGet, "/api/v1/studies/{id}/schedule/versions", "Every version of the schedule, the first first", 200), func(ctx context.Context, in *studyID) (*out[scheduleList], error) {
+		list, err := s.Schedules(ctx, int64(in.ID))
+		body := scheduleList{Items: make([]scheduleView, len(list))}
+		for i, v := range list {
+			body.Items[i] = scheduleViewOf(v)
+		}
+		return answer(body, err)
 	})
 	web.Register(api, op("preview-schedule", http.MethodPost, "/api/v1/studies/{id}/schedule/preview", "Tasks of an imagined participant", 200), s.preview)
 }
@@ -72,7 +101,11 @@ func (s *Service) preview(ctx context.Context, in *previewInput) (*out[previewLi
 	if len(findings) > 0 {
 		return nil, errs.InvalidField(findings...)
 	}
-	tasks, err := s.Preview(ctx, int64(in.ID), in.Body.Rules, p, from, to)
+	var design *task.Design
+	if in.Body.Rules != nil {
+		design = &task.Design{Rules: in.Body.Rules, Policies: in.Body.Policies}
+	}
+	tasks, err := s.Preview(ctx, int64(in.ID), design, p, from, to)
 	body := previewList{Tasks: make([]previewTask, len(tasks))}
 	for i, t := range tasks {
 		body.Tasks[i] = previewTask{t.Rule, t.Date.String(), t.OpensAt, t.DueAt, t.ClosesAt}

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -298,7 +299,7 @@ func TestPreviewAtTheDoor(t *testing.T) {
 		v := visitor{w.door(t).Handler(), fmt.Sprint("staff ", manager)}
 		st := w.create(t, "EP-001")
 		w.published(t, st.ID, "1.0.0")
-		if _, err := w.PutSchedule(acting(t.Context(), manager), st.ID, daily(canonical)); err != nil {
+		if _, err := w.PutSchedule(acting(t.Context(), manager), st.ID, daily(canonical), time.Time{}); err != nil {
 			t.Fatal(err)
 		}
 		path := fmt.Sprintf("/api/v1/studies/%d/schedule/preview", st.ID)

@@ -27,7 +27,7 @@ type Shelf interface {
 	StaffOf(ctx context.Context, study int64) ([]StaffGrant, error)
 	PutQuestionnaire(ctx context.Context, q Questionnaire, body []byte, entry func(was *Questionnaire) audit.Entry) (Questionnaire, error)
 	Publish(ctx context.Context, q Questionnaire, entry audit.Entry) error
-	PutSchedule(ctx context.Context, was Study, rules []task.Rule, author int64, at time.Time, entry audit.Entry) error
+	PutSchedule(ctx context.Context, was Study, v ScheduleVersion, entry audit.Entry) error
 }
 
 // Accounts finds staff accounts.
@@ -229,11 +229,11 @@ func (s *Service) Publish(ctx context.Context, id int64) (Study, error) {
 	if len(missing) > 0 {
 		return Study{}, errNotReady(missing)
 	}
-	rules, err := s.Shelf.Rules(ctx, id, was.ScheduleVersion)
+	schedule, err := s.current(ctx, was)
 	if err != nil {
 		return Study{}, err
 	}
-	if _, err := s.checked(ctx, id, was.ScheduleVersion, rules); err != nil {
+	if _, err := s.checked(ctx, id, was.ScheduleVersion, schedule.Design); err != nil {
 		return Study{}, err
 	}
 	is := was

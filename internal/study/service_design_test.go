@@ -202,15 +202,15 @@ func TestSchedules(t *testing.T) {
 		w.published(t, st.ID, "1.0.0")
 		_, err := w.Schedule(ctx, st.ID)
 		want(t, "before there is one", err, "not_found")
-		_, err = w.PutSchedule(ctx, st.ID, nil)
+		_, err = w.PutSchedule(ctx, st.ID, task.Design{}, time.Time{})
 		wantBecause(t, "no rules", err, "invalid_schedule", "/rules missing")
 		for version := int64(1); version <= 3; version++ {
-			put, err := w.PutSchedule(ctx, st.ID, daily(canonical))
+			put, err := w.PutSchedule(ctx, st.ID, daily(canonical), time.Time{})
 			if err != nil || put.Version != version {
 				t.Errorf("put %d: %v, %v", version, put, err)
 			}
 			got, err := w.Schedule(ctx, st.ID)
-			if diff := cmp.Diff(daily(canonical), got.Rules); err != nil || got.Version != version || diff != "" {
+			if diff := cmp.Diff(daily(canonical), got.Design); err != nil || got.Version != version || diff != "" {
 				t.Errorf("get %d: %v %v\n%s", version, got.Version, err, diff)
 			}
 		}
@@ -232,7 +232,7 @@ func TestSchedulesAtOnce(t *testing.T) {
 		versions := make(map[int64]int)
 		for range 8 {
 			wg.Go(func() {
-				put, err := w.PutSchedule(ctx, st.ID, daily(canonical))
+				put, err := w.PutSchedule(ctx, st.ID, daily(canonical), time.Time{})
 				if c := code(err); c != "ok" && c != "stale" {
 					t.Errorf("put: %v", err)
 				}
@@ -267,7 +267,7 @@ func TestDryRun(t *testing.T) {
 		to := from.AddDate(0, 0, 4)
 		_, err = w.Preview(ctx, st.ID, nil, person, from, to)
 		want(t, "no schedule yet", err, "not_found")
-		tasks, err := w.Preview(ctx, st.ID, daily(canonical, "A"), person, from, to)
+		tasks, err := w.Preview(ctx, st.ID, new(daily(canonical, "A")), person, from, to)
 		want(t, "given rules", err, "ok")
 		if len(tasks) != 4 || !tasks[0].OpensAt.Equal(time.Date(2026, 11, 23, 17, 0, 0, 0, time.UTC)) {
 			t.Errorf("tasks %v", tasks)
@@ -275,7 +275,7 @@ func TestDryRun(t *testing.T) {
 		if st, err := w.Get(ctx, st.ID); err != nil || st.ScheduleVersion != 0 {
 			t.Errorf("a dry run wrote %v, %v", st, err)
 		}
-		_, err = w.PutSchedule(ctx, st.ID, daily(canonical))
+		_, err = w.PutSchedule(ctx, st.ID, daily(canonical), time.Time{})
 		want(t, "schedule", err, "ok")
 		current, err := w.Preview(ctx, st.ID, nil, person, from, to)
 		if err != nil || len(current) != 4 {
@@ -283,7 +283,7 @@ func TestDryRun(t *testing.T) {
 		}
 		stranded := person
 		stranded.Arm = "Z"
-		many := daily(canonical)
+		many := daily(canonical).Rules
 		many[0].Windows = nil
 		for h := range 24 {
 			clock := func(h, m int) string { return fmt.Sprintf("%02d:%02d", h, m) }
@@ -296,18 +296,18 @@ func TestDryRun(t *testing.T) {
 		}
 		for _, c := range []struct {
 			name     string
-			rules    []task.Rule
+			rules    *task.Design
 			person   task.Person
 			from, to time.Time
 			want     []string
 		}{
-			{"bad rules", []task.Rule{}, person, from, to, []string{"invalid_schedule", "/rules missing"}},
+			{"bad rules", &task.Design{}, person, from, to, []string{"invalid_schedule", "/rules missing"}},
 			{"unknown arm, and backwards", nil, stranded, to, from, []string{"invalid_field", "/arm unknown_arm", "/to invalid_range"}},
 			{"empty range", nil, person, from, from, []string{"invalid_field", "/to invalid_range"}},
 			{"400 days", nil, person, from, from.Add(task.MaxRange), []string{"ok"}},
 			{"longer", nil, person, from, from.Add(task.MaxRange + 1), []string{"invalid_field", "/to invalid_range"}},
-			{"many windows, short range", many, person, from, from.AddDate(0, 0, 200), []string{"ok"}},
-			{"many windows, long range", many, person, from, from.AddDate(0, 0, 300), []string{"invalid_field", "/to too_many"}},
+			{"many windows, short range", &task.Design{Rules: many}, person, from, from.AddDate(0, 0, 200), []string{"ok"}},
+			{"many windows, long range", &task.Design{Rules: many}, person, from, from.AddDate(0, 0, 300), []string{"invalid_field", "/to too_many"}},
 		} {
 			_, err := w.Preview(ctx, st.ID, c.rules, c.person, c.from, c.to)
 			wantBecause(t, c.name, err, c.want...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -131,7 +132,7 @@ func TestLockedStudyTakesNoChange(t *testing.T) {
 			"staff":                 func() error { _, err := w.AddStaff(ctx, st.ID, "monitor", auth.Monitor, ""); return err },
 			"import":                func() error { _, err := w.ImportQuestionnaire(ctx, st.ID, form("2.0.0", "Pain?")); return err },
 			"publish questionnaire": func() error { _, err := w.PublishQuestionnaire(ctx, st.ID, q.ID); return err },
-			"schedule":              func() error { _, err := w.PutSchedule(ctx, st.ID, daily(canonical)); return err },
+			"schedule":              func() error { _, err := w.PutSchedule(ctx, st.ID, daily(canonical), time.Time{}); return err },
 			// What had passed the service before the lock came.
 			"site in the store":    func() error { return w.store.AddSite(ctx, st.ID, Site{9, "S09", "n"}, entry) },
 			"arm in the store":     func() error { return w.store.AddArm(ctx, st.ID, Arm{9, "A", "n"}, entry) },
@@ -145,7 +146,7 @@ func TestLockedStudyTakesNoChange(t *testing.T) {
 			want(t, what, change(), "study_locked")
 		}
 		want(t, "update in the store, of the version before the lock", w.store.Update(ctx, st, st, entry), "stale")
-		want(t, "schedule in the store, of the version before the lock", w.store.PutSchedule(ctx, st, daily(canonical), manager, w.clock.Now(), entry), "stale")
+		want(t, "schedule in the store, of the version before the lock", w.store.PutSchedule(ctx, st, ScheduleVersion{Version: st.ScheduleVersion + 1, Design: daily(canonical), By: manager, At: w.clock.Now()}, entry), "stale")
 		if got := w.evidence(t, st.ID); len(got) != 5 {
 			t.Errorf("evidence %v", got)
 		}

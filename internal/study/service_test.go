@@ -185,11 +185,11 @@ func TestFromDraftToActive(t *testing.T) {
 		_, err = w.Publish(ctx, st.ID)
 		wantBecause(t, "publish without a schedule", err, "invalid_field", "/schedule missing")
 
-		_, err = w.PutSchedule(ctx, st.ID, daily(canonical, "B"))
+		_, err = w.PutSchedule(ctx, st.ID, daily(canonical, "B"), time.Time{})
 		wantBecause(t, "schedule of unknown things", err, "invalid_schedule", "/rules/0/arms/0 unknown_arm", "/rules/0/questionnaire unknown_questionnaire")
 		q, err := w.ImportQuestionnaire(ctx, st.ID, form("1.0.0", "Pain?"))
 		want(t, "import", err, "ok")
-		_, err = w.PutSchedule(ctx, st.ID, daily(canonical, "A"))
+		_, err = w.PutSchedule(ctx, st.ID, daily(canonical, "A"), time.Time{})
 		wantBecause(t, "schedule of a draft", err, "invalid_schedule", "/rules/0/questionnaire unknown_questionnaire")
 		_, err = w.Catalog.Definition(ctx, st.ID, canonical)
 		want(t, "definition of a draft", err, "invalid_response")
@@ -197,9 +197,9 @@ func TestFromDraftToActive(t *testing.T) {
 		want(t, "publish the questionnaire", err, "ok")
 		_, err = w.Catalog.Definition(ctx, st.ID, canonical) // the clock stands still: only Forget can tell
 		want(t, "definition right after publishing", err, "ok")
-		schedule, err := w.PutSchedule(ctx, st.ID, daily(canonical, "A"))
+		schedule, err := w.PutSchedule(ctx, st.ID, daily(canonical, "A"), time.Time{})
 		want(t, "schedule", err, "ok")
-		if seen, err := w.Catalog.Schedule(ctx, st.ID); err != nil || seen.Version != 1 || schedule.Version != 1 {
+		if seen, err := w.Catalog.Plan(ctx, st.ID); err != nil || seen.Current().Version != 1 || schedule.Version != 1 {
 			t.Errorf("schedule %d, seen as %v, %v", schedule.Version, seen, err)
 		}
 		active, err := w.Publish(ctx, st.ID)
@@ -215,10 +215,10 @@ func TestFromDraftToActive(t *testing.T) {
 		if seen, err := w.Catalog.SiteByID(ctx, st.ID, site.ID); err != nil || seen != site {
 			t.Errorf("site %v, %v", seen, err)
 		}
-		if _, err = w.PutSchedule(ctx, st.ID, daily(canonical)); err != nil {
+		if _, err = w.PutSchedule(ctx, st.ID, daily(canonical), time.Time{}); err != nil {
 			t.Errorf("amendment: %v", err)
 		}
-		if old, err := w.store.Rules(ctx, st.ID, 1); err != nil || len(old) != 1 || !slices.Equal(old[0].Arms, []string{"A"}) {
+		if old, err := w.store.Schedules(ctx, st.ID); err != nil || len(old) != 2 || !slices.Equal(old[0].Design.Rules[0].Arms, []string{"A"}) {
 			t.Errorf("the first version became %v, %v", old, err)
 		}
 		wanted := []string{"study.create 2", "staff.grant 2", "site.create 2", "arm.create 2", "questionnaire.import 2", "questionnaire.publish 2",

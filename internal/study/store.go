@@ -285,31 +285,51 @@ func (s *Store) StaffOf(ctx context.Context, study int64) ([]StaffGrant, error) 
 
 // PutSchedule writes the next version of the schedule and makes it the study's, if the study is still as it was read; else
 // errs.Stale.
-func (s *Store) PutSchedule(ctx context.Context, was Study, rules []task.Rule, author int64, at time.Time, entry audit.Entry) error {
-	body, err := json.Marshal(rules)
+func (s *Store) PutSchedule(ctx context.Context, was Study, v ScheduleVersion, entry audit.Entry) error {
+	body, err := json.Marshal(v.Design)
 	if err != nil {
 		return fmt.Errorf("schedule: %w", err)
 	}
-	version := was.ScheduleVersion + 1
 	return db.Error("schedule", s.Meta.Tx(ctx, func(tx *gorm.DB) error {
-		if err := change(tx, was, map[string]any{"schedule_version": version, "version": was.Version + 1}, entry); err != nil {
+		if err := change(tx, was, map[string]any{"schedule_version": v.Version, "version": was.Version + 1}, entry); err != nil {
 			return err
 		}
-		return db.Insert(tx, "schedule", []string{"study_id", "version", "rules", "created_by", "created_at"},
-			[][]any{{was.ID, version, body, author, db.Micros(at)}})
+		return db.Insert(tx, "schedule", []string{"study_id", "version", "from_at", "design", "created_by", "created_at"},
+			[][]any{{was.ID, v.Version, micros(v.From), body, v.By, db.Micros(v.At)}})
 	}))
 }
 
-// Rules returns one version of a schedule; errs.NotFound where there is none.
-func (s *Store) Rules(ctx context.Context, study, version int64) ([]task.Rule, error) {
-	var r struct{ Rules []byte }
-	err := s.Meta.Read(ctx).Table("schedule").Select("rules").Where("study_id = ? AND version = ?", study, version).Take(&r).Error
+// micros keeps the beginning as 0.
+func micros(at time.Time) int64 {
+	if at.IsZero() {
+		return 0
+	}
+	return db.Micros(at)
+}
+
+type scheduleRow struct {
+	Version, FromAt      int64
+	Design               []byte
+	CreatedBy, CreatedAt int64
+}
+
+// Schedules returns every version of a study's schedule, ascending.
+func (s *Store) Schedules(ctx context.Context, study int64) ([]ScheduleVersion, error) {
+	var rows []scheduleRow
+	err := s.Meta.Read(ctx).Table("schedule").Select("version", "from_at", "design", "created_by", "created_at").Where("study_id = ?", study).
+		Order("version").Limit(task.MaxVersions).Find(&rows).Error
 	if err != nil {
 		return nil, db.Error("schedule", err)
 	}
-	var rules []task.Rule
-	if err := json.Unmarshal(r.Rules, &rules); err != nil {
-		return nil, errs.New(errs.Internal, "internal", "stored schedule is damaged").WithCause(err)
+	out := make([]ScheduleVersion, len(rows))
+	for i, r := range rows {
+		out[i] = ScheduleVersion{Version: r.Version, By: r.CreatedBy, At: db.Time(r.CreatedAt)}
+		if r.FromAt != 0 {
+			out[i].From = db.Time(r.FromAt)
+		}
+		if err := json.Unmarshal(r.Design, &out[i].Design); err != nil {
+			return nil, errs.New(errs.Internal, "internal", "stored schedule is damaged").WithCause(err)
+		}
 	}
-	return rules, nil
+	return out, nil
 }

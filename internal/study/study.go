@@ -14,6 +14,7 @@ import (
 
 	"github.com/eprod/eprod/internal/auth"
 	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/task"
 )
 
 // The status words of studies; questionnaires are Draft or Active.
@@ -129,12 +130,9 @@ func (s *Study) findings() []errs.Finding {
 	return out
 }
 
-// zone returns the zone of an IANA name. The names that Go gives to the machine's own zone are none.
+// zone returns the zone of an IANA name.
 func zone(name string) (*time.Location, bool) {
-	if name == "" || name == "Local" {
-		return nil, false
-	}
-	z, err := time.LoadLocation(name)
+	z, err := task.LoadZone(name)
 	return z, err == nil
 }
 

@@ -91,9 +91,14 @@ const (
 	second side = true
 )
 
-// instant returns when the clocks of a zone show a wall time on a date. A wall time inside a skipped hour is the first
-// instant after it; one inside a repeated hour is its first or second occurrence, as asked for.
-func instant(d Date, c clock, zone *time.Location, which side) time.Time {
+// change says what a wall time means that the clocks show twice or not at all.
+type change struct {
+	repeated side
+	shift    bool // a skipped wall time is as late after the change as it stands after the hour's begin; else the change itself
+}
+
+// instant returns when the clocks of a zone show a wall time on a date.
+func instant(d Date, c clock, zone *time.Location, by change) time.Time {
 	utc := time.Date(d.Year, d.Month, d.Day, int(c)/60, int(c)%60, 0, 0, time.UTC)
 	before, after := offset(utc.Add(-26*time.Hour), zone), offset(utc.Add(26*time.Hour), zone)
 	early, late := utc.Add(-before), utc.Add(-after)
@@ -108,6 +113,9 @@ func instant(d Date, c clock, zone *time.Location, which side) time.Time {
 	}
 	switch len(candidates) {
 	case 0: // the hour is skipped: the change itself is the first instant after it
+		if by.shift {
+			return early
+		}
 		start, _ := early.In(zone).ZoneBounds()
 		if offset(early, zone) == before { // early lies before the change, as in zones that skip a whole day
 			_, start = early.In(zone).ZoneBounds()
@@ -120,7 +128,7 @@ func instant(d Date, c clock, zone *time.Location, which side) time.Time {
 	if b.Before(a) {
 		a, b = b, a
 	}
-	if which == second {
+	if by.repeated == second {
 		return b
 	}
 	return a

@@ -11,11 +11,11 @@ import (
 
 func explain(t *testing.T, p Person, d Date, rules ...Rule) []Explanation {
 	t.Helper()
-	s, findings := NewSchedule(3, rules, Known{})
+	s, findings := NewSchedule(3, Design{Rules: rules}, Known{})
 	if len(findings) > 0 {
 		t.Fatal(findings)
 	}
-	return NewEngine().Explain(s, p, d)
+	return NewEngine().Explain(Plan{s}, p, d)
 }
 
 func TestExplain(t *testing.T) {
@@ -96,19 +96,19 @@ func TestExplainAgreesWithGenerate(t *testing.T) {
 				r.Repeat = &Repeat{Every: every, Until: "P200D"}
 			}
 		})
-		s, findings := NewSchedule(1, []Rule{r}, Known{})
+		s, findings := NewSchedule(1, Design{Rules: []Rule{r}}, Known{})
 		if len(findings) > 0 {
 			t.Skip(findings)
 		}
 		p := Person{ID: 7, Study: 3, Anchors: map[string]Date{"enrolment": {2026, time.January, rapid.IntRange(1, 31).Draw(t, "anchor")}}, Zones: []ZoneChange{{Zone: "Europe/Berlin"}}}
 		e := NewEngine()
 		due := make(map[string]bool)
-		for _, task := range e.Generate(s, p, time.Date(2025, 12, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 12, 31, 0, 0, 0, 0, time.UTC)) {
+		for _, task := range e.Generate(Plan{s}, p, time.Date(2025, 12, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 12, 31, 0, 0, 0, 0, time.UTC)) {
 			due[task.Date.String()] = true
 		}
 		for n := range 380 {
 			d := dateOfDays(Date{2025, time.December, 10}.days() + n)
-			x := e.Explain(s, p, d)[0]
+			x := e.Explain(Plan{s}, p, d)[0]
 			if (x.Why == WhyDue) != due[d.String()] || x.Detail == "" {
 				t.Fatalf("%s: %s, but Generate says due %v (%s)", d, x.Why, due[d.String()], x.Detail)
 			}

@@ -2,69 +2,94 @@ package task
 
 import (
 	"fmt"
+	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/eprod/eprod/internal/errs"
 )
 
-// Rule says which questionnaire is due when. It is the JSON of api.md; Schedule holds it in a form that computes.
-type Rule struct {
-	ID            string     `json:"id" doc:"unique in the schedule; part of the identity of its tasks"`
-	Questionnaire string     `json:"questionnaire" doc:"canonical url|version"`
-	Arms          []string   `json:"arms,omitempty" doc:"codes; empty means every arm"`
-	Anchor        string     `json:"anchor" doc:"the event whose date is counted from, such as enrolment"`
-	Offset        string     `json:"offset" doc:"ISO 8601 period from the anchor to the first day, such as P0D or P1M"`
-	Repeat        *Repeat    `json:"repeat,omitempty"`
-	Weekdays      []string   `json:"weekdays,omitempty" doc:"only these days: MO TU WE TH FR SA SU"`
-	Windows       []Window   `json:"windows"`
-	Reminders     []Reminder `json:"reminders,omitempty"`
-}
-
-// Repeat says how a rule goes on after its first day.
-type Repeat struct {
-	Every string `json:"every" doc:"ISO 8601 period, such as P1D, P1W or P1M"`
-	Until string `json:"until" doc:"ISO 8601 period from the anchor to the last possible day, which counts"`
-}
-
-// Window is a time of the day in the participant's local time.
-type Window struct {
-	Opens  string `json:"opens" doc:"HH:MM"`
-	Due    string `json:"due" doc:"HH:MM"`
-	Closes string `json:"closes" doc:"HH:MM; at or before opens means the next day"`
-	Grace  string `json:"grace,omitempty" doc:"ISO 8601 duration after closes in which an answer still counts, as late"`
-}
-
-// Reminder is a message relative to a window.
-type Reminder struct {
-	At    string `json:"at" enum:"opens,due,closes"`
-	After string `json:"after" doc:"ISO 8601 duration, may be negative, such as -PT1H"`
-}
-
 // Bounds of a schedule: what no protocol needs, a mistake or an attack has.
 const (
 	maxRules       = 100
 	maxWindows     = 24
+	maxBurst       = 62
+	maxReminders   = 12
+	maxHolidays    = 400
 	maxGrace       = 7 * 24 * time.Hour
+	maxOffline     = 30 * 24 * time.Hour
+	maxSpread      = 10 * time.Minute
 	maxOccurrences = 5000 // of one rule and participant
+
+	// MaxVersions is how many versions a plan may have: each costs a look at every change.
+	MaxVersions = 100
+)
+
+// The channels of reminders, and whom they are for.
+const (
+	ChannelSMS    = "sms"
+	ChannelEmail  = "email"
+	ToParticipant = "participant"
+	ToSite        = "site"
 )
 
 // Schedule is one version of a study's rules, ready to compute tasks. It is immutable; copies share their parts.
 type Schedule struct {
-	Version int64
-	Rules   []Rule
-	rules   []compiled
+	Version  int64
+	From     time.Time // it applies from then on; the first version of a plan applies from the beginning
+	Design   Design
+	rules    []compiled
+	policies policies
+	messages Timing
+}
+
+// Plan is the versions of a study's schedule, ascending. A version that replaces another leaves alone what had opened by then.
+type Plan []Schedule
+
+// Current returns the latest version; one without rules of an empty plan.
+func (p Plan) Current() Schedule {
+	if len(p) == 0 {
+		return Schedule{}
+	}
+	return p[len(p)-1]
+}
+
+// Rules returns how many rules the current version has.
+func (p Plan) Rules() int { return len(p.Current().rules) }
+
+// Timing is when the messages of a study may go out.
+type Timing struct {
+	QuietFrom, QuietUntil clock // equal: never quiet
+	Holidays              map[Date]bool
+	Budget                map[string]int // by channel, for a day (UTC); absent: no limit
+	Spread                time.Duration
+}
+
+// Messages returns when messages may go out.
+func (s *Schedule) Messages() Timing { return s.messages }
+
+type policies struct {
+	shiftSkipped    bool
+	opensLater      bool // of a repeated hour: at the second occurrence
+	closesEarlier   bool // of a repeated hour: at the first
+	skipMonthEnd    bool
+	stayHome        bool
+	offline         time.Duration
+	offlineOverDays int
 }
 
 type compiled struct {
 	*Rule
+	policies             *policies
 	offset, every, until period
-	repeats              bool
+	limit                int // occurrences
 	weekdays             [7]bool
 	anyWeekday           bool
+	inner                []int // days of one occurrence, counted from its first, ascending
 	windows              []compiledWindow
-	span                 int // days from a window's date to the end of the longest window's grace
+	rungs                []rung
+	releases             []Release // where the rule names no version
+	span                 int       // days from a window's date to the end of the longest window's grace
 }
 
 type compiledWindow struct {
@@ -73,27 +98,39 @@ type compiledWindow struct {
 	grace              time.Duration
 }
 
+// Release is one published version of a questionnaire.
+type Release struct {
+	Version string
+	From    time.Time
+}
+
 // Known tells what a schedule may refer to.
 type Known struct {
 	Questionnaire func(canonical string) bool
+	Releases      func(url string) []Release // active versions, ascending by time
 	Arm           func(code string) bool
 }
 
-// NewSchedule checks rules and returns the schedule that they make. Every finding is returned, with a pointer into
-// {"rules": […]}; with findings the schedule is empty.
-func NewSchedule(version int64, rules []Rule, known Known) (Schedule, []errs.Finding) {
+// NewSchedule checks a design and returns the schedule that it makes. Every finding is returned, with a pointer into the
+// design; with findings the schedule is empty.
+func NewSchedule(version int64, design Design, known Known) (Schedule, []errs.Finding) {
 	c := &checker{known: known, ids: make(map[string]bool)}
-	if len(rules) == 0 {
+	if len(design.Rules) == 0 {
 		c.add("/rules", "missing", "a schedule has at least one rule")
 	}
-	if len(rules) > maxRules {
+	if len(design.Rules) > maxRules {
 		c.add("/rules", "too_many", fmt.Sprintf("a schedule has at most %d rules", maxRules))
 		return Schedule{}, c.findings
 	}
-	s := Schedule{Version: version, Rules: slices.Clone(rules)}
-	for i := range s.Rules {
+	s := Schedule{Version: version, Design: design}
+	s.Design.Rules = slices.Clone(design.Rules)
+	shared := c.policies(design.Policies)
+	s.policies, s.messages = *shared, c.messages(design.Messages)
+	for i := range s.Design.Rules {
 		c.at = fmt.Sprintf("/rules/%d", i)
-		s.rules = append(s.rules, c.rule(&s.Rules[i]))
+		r := c.rule(&s.Design.Rules[i])
+		r.policies = shared
+		s.rules = append(s.rules, r)
 	}
 	if len(c.findings) > 0 {
 		return Schedule{}, c.findings
@@ -101,168 +138,132 @@ func NewSchedule(version int64, rules []Rule, known Known) (Schedule, []errs.Fin
 	return s, nil
 }
 
-type checker struct {
-	known    Known
-	ids      map[string]bool
-	at       string
-	findings []errs.Finding
-}
-
-func (c *checker) add(pointer, code, detail string) {
-	c.findings = append(c.findings, errs.Finding{Pointer: pointer, Code: code, Detail: detail})
-}
-
-func (c *checker) period(member, text string) period {
-	p, ok := parsePeriod(text)
-	if !ok {
-		c.add(c.at+member, "invalid_duration", "must be an ISO 8601 period of years, months, weeks or days, such as P84D, P2W or P1M")
-	}
-	return p
-}
-
-func (c *checker) rule(r *Rule) compiled {
-	out := compiled{Rule: r}
-	if r.ID == "" || len(r.ID) > 64 {
-		c.add(c.at+"/id", "invalid_id", "must have 1 to 64 characters")
-	} else if c.ids[r.ID] {
-		c.add(c.at+"/id", "duplicate_rule", "another rule has this id")
-	}
-	c.ids[r.ID] = true
-	if c.known.Questionnaire != nil && !c.known.Questionnaire(r.Questionnaire) {
-		c.add(c.at+"/questionnaire", "unknown_questionnaire", "must be url|version of an active questionnaire of this study")
-	}
-	for i, arm := range r.Arms {
-		if c.known.Arm != nil && !c.known.Arm(arm) {
-			c.add(fmt.Sprintf("%s/arms/%d", c.at, i), "unknown_arm", "must be the code of an arm of this study")
+func (s *Schedule) rule(id string) *compiled {
+	for i := range s.rules {
+		if s.rules[i].ID == id {
+			return &s.rules[i]
 		}
 	}
-	if r.Anchor == "" || len(r.Anchor) > 64 {
-		c.add(c.at+"/anchor", "invalid_anchor", "must name an event, such as enrolment")
-	}
-	out.offset = c.period("/offset", r.Offset)
-	c.repeat(r, &out)
-	c.weekdays(r, &out)
-	c.windows(r, &out)
-	for i, m := range r.Reminders {
-		if m.At != "opens" && m.At != "due" && m.At != "closes" {
-			c.add(fmt.Sprintf("%s/reminders/%d/at", c.at, i), "invalid_reminder", "must be opens, due or closes")
-		}
-		if _, ok := parseSpan(m.After); !ok {
-			c.add(fmt.Sprintf("%s/reminders/%d/after", c.at, i), "invalid_duration", "must be an ISO 8601 duration such as PT0S or -PT1H")
-		}
-	}
-	return out
+	return nil
 }
 
-func (c *checker) repeat(r *Rule, out *compiled) {
-	if r.Repeat == nil {
-		return
-	}
-	out.repeats = true
-	out.every, out.until = c.period("/repeat/every", r.Repeat.Every), c.period("/repeat/until", r.Repeat.Until)
-	if out.every.months < 0 || out.every.days < 0 || out.every == (period{}) || out.every.months > 0 && out.every.days > 0 {
-		c.add(c.at+"/repeat/every", "invalid_repeat", "must be above zero, in days and weeks or in months and years, not both")
-		return
-	}
-	length := float64(out.until.days-out.offset.days) + 30.4*float64(out.until.months-out.offset.months)
-	if step := float64(out.every.days) + 30.4*float64(out.every.months); length/step > maxOccurrences {
-		c.add(c.at+"/repeat/until", "too_many", fmt.Sprintf("a rule repeats at most %d times", maxOccurrences))
-	}
-	if length < 0 {
-		c.add(c.at+"/repeat/until", "invalid_repeat", "lies before the first day: until counts from the anchor, as offset does")
-	}
+// series is the days of a rule for one participant.
+type series struct {
+	*compiled
+	anchor Date
+	last   int // the last possible day
 }
 
-var weekdayCodes = map[string]time.Weekday{"SU": time.Sunday, "MO": time.Monday, "TU": time.Tuesday, "WE": time.Wednesday,
-	"TH": time.Thursday, "FR": time.Friday, "SA": time.Saturday}
-
-func (c *checker) weekdays(r *Rule, out *compiled) {
-	out.anyWeekday = len(r.Weekdays) == 0
-	for i, code := range r.Weekdays {
-		day, ok := weekdayCodes[code]
-		if !ok {
-			c.add(fmt.Sprintf("%s/weekdays/%d", c.at, i), "invalid_weekday", "must be MO, TU, WE, TH, FR, SA or SU")
-		}
-		out.weekdays[day] = true
+// series returns the rule's days for somebody with that arm and those anchors; false where there are none.
+func (r *compiled) series(arm string, anchors map[string]Date) (series, bool) {
+	if len(r.Arms) > 0 && !slices.Contains(r.Arms, arm) {
+		return series{}, false
 	}
+	anchor, ok := anchors[r.Anchor]
+	s := series{r, anchor, math.MaxInt}
+	if !ok || r.Repeat == nil {
+		return s, ok
+	}
+	if r.Repeat.Until != "" {
+		s.last = anchor.AddMonths(r.until.months).AddDays(r.until.days).days()
+	}
+	if r.Repeat.UntilEvent != "" {
+		if end, known := anchors[r.Repeat.UntilEvent]; known {
+			s.last = min(s.last, end.days())
+		}
+	}
+	return s, true
 }
 
-func (c *checker) windows(r *Rule, out *compiled) {
-	if len(r.Windows) == 0 || len(r.Windows) > maxWindows {
-		c.add(c.at+"/windows", "invalid_windows", fmt.Sprintf("a rule has 1 to %d windows a day", maxWindows))
-		return
-	}
-	clocks := true
-	for i, w := range r.Windows {
-		at := fmt.Sprintf("%s/windows/%d", c.at, i)
-		opens, okO := parseClock(w.Opens)
-		due, okD := parseClock(w.Due)
-		closes, okC := parseClock(w.Closes)
-		for member, ok := range map[string]bool{"/opens": okO, "/due": okD, "/closes": okC} {
-			if !ok {
-				c.add(at+member, "invalid_time", "must be a local time as HH:MM, from 00:00 to 23:59")
-			}
-		}
-		clocks = clocks && okO && okD && okC
-		cw := compiledWindow{opens: opens, due: due, closes: closes, closeNext: closes <= opens, dueNext: due < opens}
-		if okO && okD && okC && (cw.dueNext && !cw.closeNext || minutes(due, cw.dueNext) > minutes(closes, cw.closeNext)) {
-			c.add(at+"/due", "inverted_window", "must lie between opens and closes")
-		}
-		if w.Grace != "" {
-			grace, ok := parseSpan(w.Grace)
-			if !ok || grace < 0 || grace > maxGrace {
-				c.add(at+"/grace", "invalid_duration", "must be an ISO 8601 duration from PT0S to P7D, such as PT2H")
-			}
-			cw.grace = grace
-		}
-		out.windows = append(out.windows, cw)
-		out.span = max(out.span, 2+int(cw.grace/(24*time.Hour)))
-	}
-	slices.SortFunc(c.findings, func(a, b errs.Finding) int { return strings.Compare(a.Pointer, b.Pointer) })
-	if clocks {
-		c.overlaps(out)
-	}
-}
-
-func minutes(c clock, next bool) int {
-	if next {
-		return int(c) + 24*60
-	}
-	return int(c)
-}
-
-// overlaps refuses windows of one rule that are open at the same time: nobody could tell which one an answer is for.
-func (c *checker) overlaps(out *compiled) {
-	type bound struct{ index, from, to int }
-	var bounds []bound
-	for i, w := range out.windows {
-		bounds = append(bounds, bound{i, int(w.opens), minutes(w.closes, w.closeNext)})
-	}
-	slices.SortFunc(bounds, func(a, b bound) int { return a.from - b.from })
-	for i, b := range bounds {
-		next := bounds[(i+1)%len(bounds)]
-		from := next.from
-		if i == len(bounds)-1 {
-			if !out.consecutive() {
-				break
-			}
-			from += 24 * 60
-		}
-		if b.to > from {
-			c.add(fmt.Sprintf("%s/windows/%d", c.at, next.index), "overlapping_windows", "opens before the window before it has closed")
-		}
-	}
-}
-
-// consecutive reports whether the rule can have tasks on two days in a row.
-func (r *compiled) consecutive() bool {
-	if !r.repeats || r.every.months != 0 || r.every.days != 1 && (r.anyWeekday || r.every.days%7 != 0) {
-		return false
-	}
-	for day := range r.weekdays {
-		if r.onWeekday(time.Weekday(day)) && r.onWeekday(time.Weekday((day+1)%7)) {
+// dates calls yield for the dates between two days, both counted, in order, until yield returns false; it reports whether it
+// came to the end.
+func (s *series) dates(low, high int, yield func(Date) bool) bool {
+	high = min(high, s.last)
+	for k := s.firstOccurrence(low - s.inner[len(s.inner)-1]); k < s.limit; k++ {
+		start, exists := s.occurrence(k)
+		n := start.days()
+		if n > high {
 			return true
 		}
+		if !exists {
+			continue
+		}
+		for _, i := range s.inner {
+			d := start
+			if i > 0 {
+				d = dateOfDays(n + i)
+			}
+			if n+i < low || n+i > high || !s.onWeekday(d.Weekday()) {
+				continue
+			}
+			if !yield(d) {
+				return false
+			}
+		}
 	}
-	return false
+	return true
+}
+
+// falls reports whether the series has a date.
+func (s *series) falls(d Date) bool {
+	n := d.days()
+	return !s.dates(n, n, func(Date) bool { return false })
+}
+
+func (r *compiled) onWeekday(d time.Weekday) bool { return r.anyWeekday || r.weekdays[d] }
+
+// occurrence returns the k-th date, always counted from the anchor: clamping never adds up. A month without the day has no
+// occurrence where the policy says so.
+func (s *series) occurrence(k int) (d Date, exists bool) {
+	d = s.anchor
+	exists = true
+	if months := s.offset.months + k*s.every.months; months != 0 {
+		d = d.AddMonths(months)
+		exists = !s.policies.skipMonthEnd || s.every.months == 0 || d.Day == s.anchor.Day
+	}
+	return d.AddDays(s.offset.days + k*s.every.days), exists
+}
+
+// firstOccurrence returns a k whose date is at or before the first one that is not before day, and not far before it.
+func (s *series) firstOccurrence(day int) int {
+	if s.Repeat == nil {
+		return 0
+	}
+	start, _ := s.occurrence(0)
+	n := start.days()
+	if day <= n {
+		return 0
+	}
+	if s.every.months > 0 {
+		return max(0, (day-n)/31/s.every.months-1)
+	}
+	return (day - n) / s.every.days
+}
+
+// end returns the last possible day, where there is one.
+func (s *series) end() (Date, bool) {
+	last := s.last
+	if s.Repeat == nil || s.Repeat.Count > 0 {
+		d, _ := s.occurrence(s.limit - 1)
+		last = min(last, d.days()+s.inner[len(s.inner)-1])
+	}
+	if last == math.MaxInt {
+		return Date{}, false
+	}
+	return dateOfDays(last), true
+}
+
+// questionnaire returns the canonical reference that applies to a task which opens at an instant.
+func (r *compiled) questionnaire(opens time.Time) string {
+	if len(r.releases) == 0 {
+		return r.Questionnaire
+	}
+	chosen := r.releases[0]
+	for _, release := range r.releases[1:] {
+		if release.From.After(opens) {
+			break
+		}
+		chosen = release
+	}
+	return r.Questionnaire + "|" + chosen.Version
 }

@@ -65,7 +65,7 @@ func TestScheduleFindings(t *testing.T) {
 		{"Reminder", func(r *Rule) { r.Reminders = []Reminder{{At: "noon", After: "PT0S"}} }, "/rules/0/reminders/0/at", "invalid_reminder"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, findings := NewSchedule(1, []Rule{rule(c.change)}, known)
+			_, findings := NewSchedule(1, Design{Rules: []Rule{rule(c.change)}}, known)
 			if c.code == "" {
 				if len(findings) > 0 {
 					t.Errorf("%+v", findings)
@@ -77,21 +77,21 @@ func TestScheduleFindings(t *testing.T) {
 			}
 		})
 	}
-	if _, f := NewSchedule(1, []Rule{rule(nil), rule(nil)}, known); len(f) != 1 || f[0].Code != "duplicate_rule" {
+	if _, f := NewSchedule(1, Design{Rules: []Rule{rule(nil), rule(nil)}}, known); len(f) != 1 || f[0].Code != "duplicate_rule" {
 		t.Errorf("two rules of one id: %+v", f)
 	}
-	if _, f := NewSchedule(1, nil, known); len(f) != 1 || f[0].Code != "missing" {
+	if _, f := NewSchedule(1, Design{Rules: nil}, known); len(f) != 1 || f[0].Code != "missing" {
 		t.Errorf("no rules: %+v", f)
 	}
-	if s, f := NewSchedule(1, make([]Rule, maxRules+1), known); len(f) != 1 || f[0].Pointer != "/rules" || f[0].Code != "too_many" || len(s.Rules) != 0 {
+	if s, f := NewSchedule(1, Design{Rules: make([]Rule, maxRules+1)}, known); len(f) != 1 || f[0].Pointer != "/rules" || f[0].Code != "too_many" || len(s.Design.Rules) != 0 {
 		t.Errorf("too many rules: %+v", f)
 	}
 }
 
 // TestEveryFindingIsReturned: one look at the answer is enough to mend a schedule.
 func TestEveryFindingIsReturned(t *testing.T) {
-	_, findings := NewSchedule(1, []Rule{rule(nil), {ID: "r", Weekdays: []string{"mo"}, Offset: "x", Windows: []Window{{Opens: "1", Due: "2", Closes: "3", Grace: "4"}},
-		Reminders: []Reminder{{At: "x", After: "x"}}}}, Known{})
+	_, findings := NewSchedule(1, Design{Rules: []Rule{rule(nil), {ID: "r", Weekdays: []string{"mo"}, Offset: "x", Windows: []Window{{Opens: "1", Due: "2", Closes: "3", Grace: "4"}},
+		Reminders: []Reminder{{At: "x", After: "x"}}}}}, Known{})
 	var got []string
 	for _, f := range findings {
 		got = append(got, f.Pointer+" "+f.Code)
@@ -123,7 +123,7 @@ func TestScheduleOwnsItsRules(t *testing.T) {
 	rules := []Rule{rule(nil)}
 	s := schedule(t, rules...)
 	rules[0].ID = "other"
-	if s.Rules[0].ID != "r" {
+	if s[0].Design.Rules[0].ID != "r" {
 		t.Error("a change of the caller's list changed the schedule")
 	}
 }

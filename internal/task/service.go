@@ -3,15 +3,16 @@ package task
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/eprod/eprod/internal/auth"
 	"github.com/eprod/eprod/internal/errs"
 )
 
-// Schedules returns a study's published schedule; one without rules where there is none.
-type Schedules interface {
-	Schedule(ctx context.Context, study int64) (Schedule, error)
+// Plans returns the versions of a study's schedule; none where there is no schedule yet.
+type Plans interface {
+	Plan(ctx context.Context, study int64) (Plan, error)
 }
 
 // People finds participants; errs.NotFound if there is no such one.
@@ -34,7 +35,7 @@ type Completions interface {
 // Service lists tasks. It is safe for concurrent use.
 type Service struct {
 	Engine         *Engine
-	Schedules      Schedules
+	Plans          Plans
 	People         People
 	Questionnaires Questionnaires
 	Completions    Completions
@@ -89,11 +90,11 @@ func (s *Service) Explain(ctx context.Context, study, participant int64, date Da
 	if err != nil {
 		return Explained{}, fmt.Errorf("participant: %w", err)
 	}
-	schedule, err := s.Schedules.Schedule(ctx, person.Study)
+	plan, err := s.Plans.Plan(ctx, person.Study)
 	if err != nil {
 		return Explained{}, fmt.Errorf("schedule: %w", err)
 	}
-	out := Explained{ScheduleVersion: schedule.Version, Rules: s.Engine.Explain(schedule, person, date), Listed: make(map[int64]Listed)}
+	out := Explained{ScheduleVersion: plan.Current().Version, Rules: s.Engine.Explain(plan, person, date), Listed: make(map[int64]Listed)}
 	var tasks []Task
 	for i := range out.Rules {
 		tasks = append(tasks, out.Rules[i].Tasks...)
@@ -120,11 +121,12 @@ func (s *Service) list(ctx context.Context, participant int64, from, to time.Tim
 	if err != nil {
 		return nil, fmt.Errorf("participant: %w", err)
 	}
-	schedule, err := s.Schedules.Schedule(ctx, person.Study)
+	plan, err := s.Plans.Plan(ctx, person.Study)
 	if err != nil {
 		return nil, fmt.Errorf("schedule: %w", err)
 	}
-	return s.listed(ctx, person, s.Engine.Generate(schedule, person, from, to))
+	list, err := s.listed(ctx, person, s.Engine.Generate(plan, person, from, to))
+	return offered(list), err
 }
 
 // listed adds to tasks what is stored about them.
@@ -148,4 +150,25 @@ func (s *Service) listed(ctx context.Context, person Person, tasks []Task) ([]Li
 		list[i] = Listed{Task: t, State: t.StateAt(now, ok), Done: d, QuestionnaireID: id}
 	}
 	return list, nil
+}
+
+// offered leaves out what nobody has to look at: of the answers that a day takes at any time, those that were given and one more
+// while it can be given are listed.
+func offered(list []Listed) []Listed {
+	type day struct {
+		rule string
+		date Date
+	}
+	free := make(map[day]bool)
+	return slices.DeleteFunc(list, func(l Listed) bool {
+		if !l.Optional || l.State == Completed {
+			return false
+		}
+		key := day{l.Rule, l.Date}
+		if l.State != Open || free[key] {
+			return true
+		}
+		free[key] = true
+		return false
+	})
 }

@@ -28,7 +28,7 @@ const (
 type world struct {
 	*Service
 	clock    *testenv.FakeClock
-	schedule Schedule
+	plan     Plan
 	done     map[int64]Done
 	asked    [][]int64 // ids that Done was asked for
 	away     map[string]error
@@ -37,14 +37,14 @@ type world struct {
 func newWorld(t testing.TB, rules ...Rule) *world {
 	w := &world{clock: testenv.Clock(time.Date(2026, 7, 8, 12, 0, 0, 0, time.UTC)), done: map[int64]Done{}, away: map[string]error{}}
 	if len(rules) > 0 {
-		w.schedule = schedule(t, rules...)
+		w.plan = schedule(t, rules...)
 	}
-	w.Service = &Service{Engine: NewEngine(), Schedules: w, People: w, Questionnaires: w, Completions: w, Guard: auth.Guard{Grants: w}, Now: w.clock.Now}
+	w.Service = &Service{Engine: NewEngine(), Plans: w, People: w, Questionnaires: w, Completions: w, Guard: auth.Guard{Grants: w}, Now: w.clock.Now}
 	return w
 }
 
-func (w *world) Schedule(context.Context, int64) (Schedule, error) {
-	return w.schedule, w.away["schedule"]
+func (w *world) Plan(context.Context, int64) (Plan, error) {
+	return w.plan, w.away["schedule"]
 }
 
 func (w *world) Person(_ context.Context, id int64) (Person, error) {

@@ -2,7 +2,8 @@
 CREATE TABLE schedule (
     study_id BIGINT NOT NULL,
     version BIGINT NOT NULL,
-    rules MEDIUMBLOB NOT NULL,
+    from_at BIGINT NOT NULL,
+    design MEDIUMBLOB NOT NULL,
     created_by BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     PRIMARY KEY (study_id, version)

@@ -2,7 +2,8 @@
 CREATE TABLE schedule (
     study_id INTEGER NOT NULL,
     version INTEGER NOT NULL,
-    rules BLOB NOT NULL,
+    from_at INTEGER NOT NULL,
+    design BLOB NOT NULL,
     created_by INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     PRIMARY KEY (study_id, version)
