@@ -16,6 +16,19 @@ var insertSizes = [...]int{100, 64, 32, 16, 8, 4, 2, 1}
 // commits. Each row has one value per column, in that order. A row that breaks a unique key makes the whole call fail with
 // an error that IsDuplicate recognises: nothing is ignored silently. Table and columns are code, never input.
 func Insert(tx *gorm.DB, table string, columns []string, rows [][]any) error {
+	return insert(tx, table, columns, rows, "")
+}
+
+// InsertNew is Insert for rows that may be there already: those whose primary key exists are left as they are. Only the primary
+// key may be in the way; what breaks another unique key is lost on SQLite, and so tables with one must not use it.
+func InsertNew(tx *gorm.DB, table string, columns []string, rows [][]any) error {
+	if Dialect(tx.Name()) == MySQL {
+		return insert(tx, table, columns, rows, " ON DUPLICATE KEY UPDATE "+columns[0]+"="+columns[0])
+	}
+	return insert(tx, table, columns, rows, " ON CONFLICT DO NOTHING")
+}
+
+func insert(tx *gorm.DB, table string, columns []string, rows [][]any, onConflict string) error {
 	args := make([]any, 0, min(len(rows), insertSizes[0])*len(columns))
 	for len(rows) > 0 {
 		n := insertSize(len(rows))
@@ -23,7 +36,7 @@ func Insert(tx *gorm.DB, table string, columns []string, rows [][]any) error {
 		for _, row := range rows[:n] {
 			args = append(args, row...)
 		}
-		if err := exec(tx, insertSQL(table, columns, n), args); err != nil {
+		if err := exec(tx, insertSQL(table, columns, n)+onConflict, args); err != nil {
 			return err
 		}
 		rows = rows[n:]

@@ -85,7 +85,9 @@ func TestFacts(t *testing.T) {
 	visit.Repeat.Until = "P2D"
 	plan := Plan{version(t, 1, "", Design{Rules: []Rule{visit}}, Known{})}
 	day := func(n int) Date { return Date{2026, time.July, n} }
-	facts := func(until string, anchors map[string]Date) Facts { return Facts{Until: instantOf(t, until), Anchors: anchors} }
+	facts := func(until string, anchors map[string]Date) Facts {
+		return Facts{Until: instantOf(t, until), Anchors: anchors}
+	}
 	none := map[string]Date{"enrolment": day(1)}
 	at := func(n int) map[string]Date { return map[string]Date{"enrolment": day(1), "visit": day(n)} }
 	for _, c := range []struct {
@@ -319,7 +321,9 @@ func TestHistoryNeverChanges(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var plan Plan
 		begin := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
-		instant := func(label string) time.Time { return begin.Add(time.Duration(rapid.IntRange(0, 200*24*60).Draw(t, label)) * time.Minute) }
+		instant := func(label string) time.Time {
+			return begin.Add(time.Duration(rapid.IntRange(0, 200*24*60).Draw(t, label)) * time.Minute)
+		}
 		var changes []time.Time
 		for range rapid.IntRange(1, 4).Draw(t, "changes") {
 			changes = append(changes, instant("change"))

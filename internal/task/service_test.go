@@ -27,11 +27,11 @@ const (
 // world is the service over a study in memory, parts of which can be made to fail.
 type world struct {
 	*Service
-	clock    *testenv.FakeClock
-	plan     Plan
-	done     map[int64]Done
-	asked    [][]int64 // ids that Done was asked for
-	away     map[string]error
+	clock *testenv.FakeClock
+	plan  Plan
+	done  map[int64]Done
+	asked [][]int64 // ids that Done was asked for
+	away  map[string]error
 }
 
 func newWorld(t testing.TB, rules ...Rule) *world {

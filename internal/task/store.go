@@ -99,18 +99,18 @@ func (s *Store) Done(ctx context.Context, participant int64, ids []int64) (map[i
 	return done, nil
 }
 
-// Refresh asks, in tx, for the participants' tasks to be issued anew soon: something that they follow from has changed. The
+// Refresh asks, in tx, for the tasks of a study's participants to be issued anew soon: something that they follow from has changed. The
 // generator of their bucket takes the wish back once it has done so.
-func Refresh(tx *gorm.DB, participants []int64, at time.Time) error {
+func Refresh(tx *gorm.DB, study int64, participants []int64, at time.Time) error {
 	for chunk := range slices.Chunk(participants, 500) {
 		if err := tx.Exec("DELETE FROM task_refresh WHERE participant_id IN ?", chunk).Error; err != nil {
 			return err
 		}
 		rows := make([][]any, len(chunk))
 		for i, id := range chunk {
-			rows[i] = []any{id, db.Bucket(id), db.Micros(at)}
+			rows[i] = []any{id, study, db.Bucket(id), db.Micros(at)}
 		}
-		if err := db.Insert(tx, "task_refresh", []string{"participant_id", "bucket", "asked_at"}, rows); err != nil {
+		if err := db.Insert(tx, "task_refresh", []string{"participant_id", "study_id", "bucket", "asked_at"}, rows); err != nil {
 			return err
 		}
 	}

@@ -14,7 +14,6 @@ CREATE TABLE task (
     closes_at BIGINT NOT NULL,
     grace_until BIGINT NOT NULL,
     zone VARCHAR(64) NOT NULL,
-    optional TINYINT(1) NOT NULL,
     state VARCHAR(16) NOT NULL,
     zone_data VARCHAR(16) NOT NULL,
     issued_at BIGINT NOT NULL,

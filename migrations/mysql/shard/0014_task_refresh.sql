@@ -1,6 +1,7 @@
 -- +goose Up
 CREATE TABLE task_refresh (
     participant_id BIGINT NOT NULL,
+    study_id BIGINT NOT NULL,
     bucket INT NOT NULL,
     asked_at BIGINT NOT NULL,
     PRIMARY KEY (participant_id)

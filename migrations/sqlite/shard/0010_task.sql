@@ -14,7 +14,6 @@ CREATE TABLE task (
     closes_at INTEGER NOT NULL,
     grace_until INTEGER NOT NULL,
     zone TEXT NOT NULL,
-    optional INTEGER NOT NULL,
     state TEXT NOT NULL,
     zone_data TEXT NOT NULL,
     issued_at INTEGER NOT NULL,
