@@ -60,6 +60,7 @@ const (
 	ParticipantRead   Action = "participant.read"
 	ParticipantUpdate Action = "participant.update"
 	TaskRead          Action = "task.read"
+	TaskExcuse        Action = "task.excuse"
 	ResponseRead      Action = "response.read"
 	QuarantineRead    Action = "quarantine.read"
 	QuarantineRedrive Action = "quarantine.redrive"
@@ -71,7 +72,7 @@ func Actions() []Action {
 	return []Action{
 		AccountManage, IDIssue, StudyCreate,
 		StudyRead, StudyDesign, StudyPublish, StudyStaff,
-		ParticipantEnrol, ParticipantRead, ParticipantUpdate, TaskRead, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
+		ParticipantEnrol, ParticipantRead, ParticipantUpdate, TaskRead, TaskExcuse, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
 	}
 }
 
@@ -80,11 +81,11 @@ func Actions() []Action {
 var rights = map[Role][]Action{
 	StudyManager: {
 		StudyCreate, StudyRead, StudyDesign, StudyPublish, StudyStaff, ParticipantEnrol, ParticipantRead, ParticipantUpdate,
-		TaskRead, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
+		TaskRead, TaskExcuse, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
 	},
 	DataManager:  {StudyRead, ParticipantRead, TaskRead, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead},
-	Investigator: {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, TaskRead, ResponseRead, QuarantineRead},
-	Coordinator:  {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, TaskRead, ResponseRead},
+	Investigator: {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, TaskRead, TaskExcuse, ResponseRead, QuarantineRead},
+	Coordinator:  {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, TaskRead, TaskExcuse, ResponseRead},
 	Monitor:      {StudyRead, ParticipantRead, TaskRead, ResponseRead, QuarantineRead, AuditRead},
 	Service:      {IDIssue},
 }

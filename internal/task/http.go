@@ -24,12 +24,14 @@ type view struct {
 	ID            web.ID    `json:"id"`
 	Rule          string    `json:"rule"`
 	Date          string    `json:"date" format:"date"`
-	State         string    `json:"state" enum:"scheduled,open,completed,missed"`
+	State         string    `json:"state" enum:"scheduled,open,completed,missed,cancelled,excused,unused"`
 	Questionnaire reference `json:"questionnaire"`
 	OpensAt       time.Time `json:"opensAt"`
 	DueAt         time.Time `json:"dueAt"`
 	ClosesAt      time.Time `json:"closesAt"`
 	GraceUntil    time.Time `json:"graceUntil" doc:"an answer received by then counts, as late"`
+	OfflineUntil  time.Time `json:"offlineUntil,omitzero" doc:"an answer given inside the window and received by then counts as in time"`
+	Optional      bool      `json:"optional,omitempty" doc:"can be answered and need not be"`
 	Zone          string    `json:"zone" doc:"IANA name"`
 	CompletedAt   time.Time `json:"completedAt,omitzero" doc:"when the server received the answer"`
 	CapturedAt    time.Time `json:"capturedAt,omitzero" doc:"when it was given, by the device's clock"`
@@ -38,8 +40,13 @@ type view struct {
 
 func viewOf(l Listed) view {
 	url, version := SplitCanonical(l.Questionnaire)
-	return view{ID: web.ID(l.ID), Rule: l.Rule, Date: l.Date.String(), State: string(l.State), Questionnaire: reference{web.ID(l.QuestionnaireID), url, version},
-		OpensAt: l.OpensAt, DueAt: l.DueAt, ClosesAt: l.ClosesAt, GraceUntil: l.GraceUntil, Zone: l.Zone, CompletedAt: l.Done.ReceivedAt, CapturedAt: l.Done.CapturedAt, Late: l.Done.Late}
+	v := view{ID: web.ID(l.ID), Rule: l.Rule, Date: l.Date.String(), State: string(l.State), Questionnaire: reference{web.ID(l.QuestionnaireID), url, version},
+		OpensAt: l.OpensAt, DueAt: l.DueAt, ClosesAt: l.ClosesAt, GraceUntil: l.GraceUntil, Zone: l.Zone, CompletedAt: l.Done.ReceivedAt, CapturedAt: l.Done.CapturedAt, Late: l.Done.Late,
+		Optional: l.Optional}
+	if l.OfflineUntil.After(l.ClosesAt) {
+		v.OfflineUntil = l.OfflineUntil
+	}
+	return v
 }
 
 // ListInput is the part of a request that chooses tasks. It is exported because huma fills only exported fields of an input.
@@ -88,9 +95,10 @@ type nearView struct {
 
 type ruleView struct {
 	Rule          string   `json:"rule"`
-	Questionnaire string   `json:"questionnaire" doc:"canonical url|version"`
+	Version       int64    `json:"scheduleVersion" doc:"of the schedule that the rule is read from"`
+	Questionnaire string   `json:"questionnaire" doc:"as the rule names it"`
 	Due           bool     `json:"due"`
-	Reason        string   `json:"reason" enum:"due,other_arm,no_anchor,before_first,after_last,between_repeats,other_weekday"`
+	Reason        string   `json:"reason" enum:"due,other_arm,no_anchor,before_first,after_last,between_repeats,other_weekday,left_study,recorded_later"`
 	Detail        string   `json:"detail" doc:"the reason, for people"`
 	Anchor        nearView `json:"anchor"`
 	First         string   `json:"firstDay,omitempty" format:"date"`
@@ -120,7 +128,7 @@ func explained(date Date, x Explained) *explainOutput {
 	}
 	for i := range x.Rules {
 		r := &x.Rules[i]
-		v := ruleView{Rule: r.Rule.ID, Questionnaire: r.Rule.Questionnaire, Due: r.Why == WhyDue, Reason: r.Why, Detail: r.Detail,
+		v := ruleView{Rule: r.Rule.ID, Version: r.Version, Questionnaire: r.Rule.Questionnaire, Due: r.Why == WhyDue, Reason: r.Why, Detail: r.Detail,
 			Anchor: nearView{r.Rule.Anchor, day(r.Anchor)}, First: day(r.First), Last: day(r.Last), Previous: day(r.Previous), Next: day(r.Next),
 			ZoneReason: r.ZoneReason, Tasks: make([]view, 0, len(r.Tasks))}
 		for _, t := range r.Tasks {
@@ -143,6 +151,7 @@ func readCursor(cursor string) (opens, id int64, err error) {
 
 // Routes registers the task lists.
 func (s *Service) Routes(api huma.API) {
+	s.staffRoutes(api)
 	web.Register(api, huma.Operation{OperationID: "list-my-tasks", Method: http.MethodGet, Path: "/api/v1/me/tasks",
 		Summary: "The signed-in participant's tasks", Tags: []string{"tasks"}},
 		func(ctx context.Context, in *ListInput) (*listOutput, error) {

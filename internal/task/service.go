@@ -27,9 +27,15 @@ type Questionnaires interface {
 	QuestionnaireID(ctx context.Context, study int64, canonical string) (int64, error)
 }
 
-// Completions tells which tasks are completed.
+// Completions tells what became of tasks.
 type Completions interface {
+	// Done returns those of the tasks that are completed or excused.
 	Done(ctx context.Context, participant int64, ids []int64) (map[int64]Done, error)
+}
+
+// Numbers returns the participant numbers of those ids that exist.
+type Numbers interface {
+	Numbers(ctx context.Context, ids []int64) (map[int64]string, error)
 }
 
 // Service lists tasks. It is safe for concurrent use.
@@ -39,6 +45,11 @@ type Service struct {
 	People         People
 	Questionnaires Questionnaires
 	Completions    Completions
+	Reports        Reports
+	Drafts         Drafts
+	Pages          Pages
+	Numbers        Numbers
+	IDs            IDs
 	Guard          auth.Guard
 	Now            func() time.Time
 }
@@ -147,7 +158,10 @@ func (s *Service) listed(ctx context.Context, person Person, tasks []Task) ([]Li
 		if err != nil {
 			return nil, fmt.Errorf("questionnaire of rule %s: %w", t.Rule, err)
 		}
-		list[i] = Listed{Task: t, State: t.StateAt(now, ok), Done: d, QuestionnaireID: id}
+		list[i] = Listed{Task: t, State: t.StateAt(now, ok && !d.Excused), Done: d, QuestionnaireID: id}
+		if d.Excused {
+			list[i].State = Excused
+		}
 	}
 	return list, nil
 }

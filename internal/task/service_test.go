@@ -32,6 +32,7 @@ type world struct {
 	done  map[int64]Done
 	asked [][]int64 // ids that Done was asked for
 	away  map[string]error
+	ids   int64
 }
 
 func newWorld(t testing.TB, rules ...Rule) *world {

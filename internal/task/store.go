@@ -69,10 +69,12 @@ type doneRow struct {
 	Late          bool
 	CapturedAt    int64
 	ReceivedAt    int64
+	Excused       bool
 }
 
-// Done is how a task was completed.
+// Done is how a task was completed, or that it is excused.
 type Done struct {
+	Excused    bool // and then nothing else
 	Submission uuid.UUID
 	Late       bool
 	CapturedAt time.Time // by the device's clock
@@ -82,18 +84,23 @@ type Done struct {
 // Store reads tasks from the shards. It is safe for concurrent use.
 type Store struct{ Shards *db.Shards }
 
-// Done returns a participant's completed tasks among ids.
+// Done returns a participant's completed and excused tasks among ids.
 func (s *Store) Done(ctx context.Context, participant int64, ids []int64) (map[int64]Done, error) {
 	done := make(map[int64]Done)
 	for chunk := range slices.Chunk(ids, 500) {
 		var rows []doneRow
-		err := s.Shards.For(participant).Read(ctx).Table("task_completion").Select("participant_id", "task_id", "submission", "late", "captured_at", "received_at").
-			Where("participant_id = ? AND task_id IN ?", participant, chunk).Find(&rows).Error
+		err := s.Shards.For(participant).Read(ctx).Raw("SELECT task_id, submission, late, captured_at, received_at, 0 AS excused FROM task_completion WHERE participant_id = ? AND task_id IN ? "+
+			"UNION ALL SELECT id, NULL, 0, 0, 0, 1 FROM task WHERE participant_id = ? AND id IN ? AND state = ?", participant, chunk, participant, chunk, rowExcused).Scan(&rows).Error
 		if err != nil {
 			return nil, db.Error("tasks", err)
 		}
 		for _, r := range rows {
-			done[r.TaskID] = Done{uuid.UUID(r.Submission), r.Late, db.Time(r.CapturedAt), db.Time(r.ReceivedAt)}
+			switch {
+			case !r.Excused:
+				done[r.TaskID] = Done{Submission: uuid.UUID(r.Submission), Late: r.Late, CapturedAt: db.Time(r.CapturedAt), ReceivedAt: db.Time(r.ReceivedAt)}
+			case done[r.TaskID] == (Done{}): // an answer that came after all is what counts
+				done[r.TaskID] = Done{Excused: true}
+			}
 		}
 	}
 	return done, nil
