@@ -21,7 +21,8 @@ func NewEngine() *Engine {
 	return &Engine{zones}
 }
 
-func (e *Engine) zone(name string) *time.Location {
+// Zone returns a zone of the data, and UTC for a name that is none.
+func (e *Engine) Zone(name string) *time.Location {
 	if zone, ok := e.zones.Get(name); ok {
 		return zone
 	}
@@ -230,7 +231,7 @@ func (e *Engine) task(v *Schedule, r *compiled, p *Person, d Date, w int) Task {
 
 // clocks sets the instants of a task from its date and zone.
 func (e *Engine) clocks(t *Task, w *compiledWindow, rule *policies) {
-	zone := e.zone(t.Zone)
+	zone := e.Zone(t.Zone)
 	next := t.Date
 	if w.dueNext || w.closeNext {
 		next = t.Date.AddDays(1)

@@ -61,12 +61,39 @@ func (p Plan) Ladder(t *Task) []Rung {
 	return out
 }
 
-// next returns when the first rung after an instant is; the zero time where there is none.
-func next(ladder []Rung, after time.Time) time.Time {
-	for i := range ladder {
-		if ladder[i].At.After(after) {
-			return ladder[i].At
+// Allowed returns the first instant at or after one at which a message may go out by a zone's clocks: not in the quiet hours and not
+// on a holiday. The zero time means never in a year.
+func (t *Timing) Allowed(at time.Time, zone *time.Location) time.Time {
+	for range 2 * 366 {
+		local := at.In(zone)
+		date, now := dateOf(local), clock(local.Hour()*60+local.Minute())
+		switch {
+		case t.Holidays[date]:
+			at = instant(date.AddDays(1), 0, zone, change{})
+		case t.QuietFrom < t.QuietUntil && now >= t.QuietFrom && now < t.QuietUntil, t.QuietFrom > t.QuietUntil && now < t.QuietUntil:
+			at = later(at, instant(date, t.QuietUntil, zone, change{repeated: second}))
+		case t.QuietFrom > t.QuietUntil && now >= t.QuietFrom:
+			at = instant(date.AddDays(1), t.QuietUntil, zone, change{repeated: second})
+		default:
+			return at
 		}
 	}
 	return time.Time{}
+}
+
+// later goes forward also where the clocks were put back inside the quiet hours.
+func later(at, to time.Time) time.Time {
+	if to.After(at) {
+		return to
+	}
+	return at.Add(time.Minute)
+}
+
+// Jitter spreads the messages of one moment: how much later a participant's goes out, the same each time.
+func (t *Timing) Jitter(participant int64) time.Duration {
+	if t.Spread <= 0 {
+		return 0
+	}
+	h := uint64(participant) * 0x9e3779b97f4a7c15 // Fibonacci hashing: neighbouring ids fall far apart
+	return time.Duration(float64(h>>11) / (1 << 53) * float64(t.Spread))
 }

@@ -70,7 +70,9 @@ func newOffice(t *testing.T, shards *db.Shards) *office {
 	return o
 }
 
-func (o *office) Person(_ context.Context, id int64) (Person, error) { return o.register.people[id], nil }
+func (o *office) Person(_ context.Context, id int64) (Person, error) {
+	return o.register.people[id], nil
+}
 
 // recomputed counts from the engine and the answers alone.
 func (o *office) recomputed(q Query, group func(*Task) string, excused map[Key]bool) map[string]Adherence {
