@@ -22,7 +22,7 @@ type Aliyun struct {
 	gateway gateway
 }
 
-var _ Sender = (*Aliyun)(nil)
+var _ Reporter = (*Aliyun)(nil)
 
 const (
 	aliyunScheme  = "ACS3-HMAC-SHA256"
@@ -36,6 +36,9 @@ func NewAliyun(config AliyunConfig, parts Parts) *Aliyun {
 
 // Name returns AliyunName.
 func (*Aliyun) Name() string { return AliyunName }
+
+// Channel returns SMS.
+func (*Aliyun) Channel() Channel { return SMS }
 
 // aliyunAnswer is the part common to all operations; Code is OK or names what is wrong.
 type aliyunAnswer struct {

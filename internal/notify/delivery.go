@@ -17,8 +17,9 @@ const (
 type Delivery struct {
 	ID, Study, Participant int64
 	Purpose                string // what it is for; one message for each participant and purpose
+	Channel                Channel
 	Template, Language     string
-	Sealed                 []byte // number and parameters, see content
+	Sealed                 []byte // address and parameters, see content
 	State                  State
 	Provider, Reference    string // of the last call
 	Code                   string // the gateway's word for the outcome
@@ -28,7 +29,7 @@ type Delivery struct {
 	CreatedAt, UpdatedAt   time.Time
 }
 
-// content is what is sealed of a delivery: numbers and parameters are personal data.
+// content is what is sealed of a delivery: addresses and parameters are personal data.
 type content struct {
 	To     string            `json:"to"`
 	Params map[string]string `json:"params,omitempty"`
@@ -46,18 +47,25 @@ func (d Delivery) told(r Receipt, at time.Time) (Delivery, bool) {
 	return d, true
 }
 
-// called applies the outcome of one call to a sender.
-func (d Delivery) called(reference string, err error, at time.Time, c Config) Delivery {
+// never is when somebody must look again at what nobody will hear of again.
+func never(at time.Time) time.Time { return at.AddDate(100, 0, 0) }
+
+// called applies the outcome of one call to a sender. Where the gateway reports nothing, what it took or may have taken is final.
+func (d Delivery) called(reference string, err error, at time.Time, c Config, reports bool) Delivery {
 	d.UpdatedAt = at
+	ask := at.Add(c.AskAfter)
+	if !reports {
+		ask = never(at)
+	}
 	switch {
 	case err == nil:
-		d.State, d.Reference, d.Code, d.NextAt = Accepted, reference, "", at.Add(c.AskAfter)
+		d.State, d.Reference, d.Code, d.NextAt = Accepted, reference, "", ask
 	case Undeliverable(err):
 		d.State, d.Code = Failed, codeOfError(err)
 	case Unsent(err):
 		d.State, d.Code, d.NextAt = Waiting, codeOfError(err), at.Add(c.pause(d.Attempts))
 	default: // it may have been sent: only a receipt or a query tells, never another call
-		d.State, d.Code, d.NextAt = Unknown, codeOfError(err), at.Add(c.AskAfter)
+		d.State, d.Code, d.NextAt = Unknown, codeOfError(err), ask
 	}
 	return d
 }

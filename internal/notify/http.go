@@ -19,7 +19,8 @@ type sendInput struct {
 	Participant web.ID `path:"pid"`
 	Body        struct {
 		Template string            `json:"template" doc:"key of a template, such as invitation" example:"invitation"`
-		To       string            `json:"to" doc:"E.164 number" example:"+8613800138000"`
+		Channel  string            `json:"channel,omitempty" enum:"sms,email" doc:"sms where it is missing"`
+		To       string            `json:"to" doc:"E.164 number, or a mail address for the channel email" example:"+8613800138000"`
 		Params   map[string]string `json:"params,omitempty" doc:"exactly the template's parameters"`
 		Purpose  string            `json:"purpose,omitempty" doc:"the same purpose again sends nothing; without it every request is its own"`
 	}
@@ -36,6 +37,7 @@ type sendOutput struct{ Body statusView }
 type messageView struct {
 	ID        web.ID    `json:"id"`
 	Purpose   string    `json:"purpose"`
+	Channel   string    `json:"channel" enum:"sms,email"`
 	Template  string    `json:"template"`
 	Language  string    `json:"language"`
 	State     string    `json:"state" enum:"waiting,sending,accepted,delivered,failed,unknown,gone"`
@@ -60,10 +62,10 @@ func (s *Service) Routes(server *web.Server) {
 	const path = "/api/v1/studies/{id}/participants/{pid}/messages"
 	api := server.API()
 	send := huma.Operation{OperationID: "send-message", Method: http.MethodPost, Path: path, DefaultStatus: http.StatusAccepted, Tags: []string{"messages"},
-		Summary: "Send a participant a text message from a template"}
+		Summary: "Send a participant a text message or mail from a template"}
 	web.Register(api, send, s.postMessage)
 	web.Register(api, huma.Operation{OperationID: "list-messages", Method: http.MethodGet, Path: path, Tags: []string{"messages"},
-		Summary: "What became of a participant's text messages, youngest first"}, s.getMessages)
+		Summary: "What became of a participant's messages, youngest first"}, s.getMessages)
 	const callback = "/api/v1/sms/receipts/{provider}"
 	server.Gin().POST("/api/v1/sms/receipts/:provider", s.callback)
 	web.Describe(api, huma.Operation{OperationID: "message-receipt", Method: http.MethodPost, Path: callback, Security: web.Public(), Tags: []string{"messages"},
@@ -78,7 +80,7 @@ func (s *Service) postMessage(ctx context.Context, in *sendInput) (*sendOutput, 
 	if purpose == "" {
 		purpose = "request:" + web.RequestID(ctx)
 	}
-	status, err := s.SendTo(ctx, Request{Study: int64(in.Study), Participant: int64(in.Participant), Purpose: purpose, Template: in.Body.Template, To: in.Body.To, Params: in.Body.Params})
+	status, err := s.SendTo(ctx, Request{Study: int64(in.Study), Participant: int64(in.Participant), Purpose: purpose, Channel: Channel(in.Body.Channel), Template: in.Body.Template, To: in.Body.To, Params: in.Body.Params})
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +100,7 @@ func (s *Service) getMessages(ctx context.Context, in *messagesInput) (*messages
 	}
 	out := &messagesOutput{web.Page[messageView]{Items: make([]messageView, 0, len(list))}}
 	for _, d := range list[:min(len(list), in.Limit)] {
-		out.Body.Items = append(out.Body.Items, messageView{ID: web.ID(d.ID), Purpose: d.Purpose, Template: d.Template, Language: d.Language, State: string(d.State),
+		out.Body.Items = append(out.Body.Items, messageView{ID: web.ID(d.ID), Purpose: d.Purpose, Channel: string(d.Channel), Template: d.Template, Language: d.Language, State: string(d.State),
 			Code: d.Code, Provider: d.Provider, Attempts: d.Attempts, CreatedAt: d.CreatedAt, UpdatedAt: d.UpdatedAt})
 	}
 	if len(list) > in.Limit {

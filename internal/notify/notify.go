@@ -1,5 +1,5 @@
-// Package notify decides how a text message reaches a phone: what may stand in it, how each gateway is asked to send it, which failures
-// mean that it was certainly not sent, and which reports about its delivery are believed.
+// Package notify decides how a message reaches a phone or a mailbox: what may stand in it, how each gateway is asked to send it, which
+// failures mean that it was certainly not sent, and which reports about its delivery are believed.
 //
 // No gateway deduplicates. So a message is sent at most once per row: the row is written first, its id travels with the message, and
 // after a failure that is not Unsent only a receipt or a query says what became of it.
@@ -7,6 +7,7 @@ package notify
 
 import (
 	"errors"
+	"net/mail"
 	"regexp"
 	"strings"
 	"time"
@@ -22,10 +23,32 @@ const (
 	TwilioName  = "twilio"
 )
 
-// Message is one text to one phone.
+// Channel is a way to people. A sender serves exactly one.
+type Channel string
+
+// The channels.
+const (
+	SMS   Channel = "sms"
+	Email Channel = "email"
+)
+
+// fits reports whether an address is one of the channel's.
+func (c Channel) fits(address string) bool {
+	switch c {
+	case SMS:
+		return e164.MatchString(address)
+	case Email:
+		return mailAddress(address)
+	default:
+		return false
+	}
+}
+
+// Message is one message to one phone or mailbox.
 type Message struct {
-	ID       int64             // Snowflake of the send row; the gateway gets it as its out-id, so that receipts come back with it
-	To       string            // E.164, such as +8613800138000
+	ID       int64 // Snowflake of the send row; the gateway gets it as its out-id, so that receipts come back with it
+	Channel  Channel
+	To       string            // E.164, such as +8613800138000, or a mail address without a name
 	Template string            // key of a Template
 	Language string            // BCP 47; the nearest text that exists is taken
 	Params   map[string]string // exactly what the template allows
@@ -67,20 +90,33 @@ func Unsent(err error) bool {
 	case errs.Invalid, errs.Unprocessable, errs.Forbidden, errs.RateLimited:
 		return true
 	case errs.Unavailable:
-		return e.Code == codeUnreachable || errors.Is(err, limit.ErrOpen)
+		return e.Code == SMS.code("unreachable") || e.Code == Email.code("unreachable") || errors.Is(err, limit.ErrOpen)
 	default:
 		return false
 	}
 }
 
-// Undeliverable reports whether no sender will ever take the message, because it is wrong in itself: no E.164 number, an unknown
+// Undeliverable reports whether no sender will ever take the message, because it is wrong in itself: no address of its channel, an unknown
 // template, a parameter that the template does not allow. It implies Unsent.
 func Undeliverable(err error) bool { return errs.KindOf(err) == errs.Invalid }
 
-const codeUnreachable = "sms_unreachable"
+// code is the stable word of the API for what happened on a channel.
+func (c Channel) code(what string) string { return string(c) + "_" + what }
 
-func errNumber() *errs.Error {
-	return errs.New(errs.Invalid, "sms_number", "the number is not E.164: a plus sign and 7 to 15 digits, such as +8613800138000")
+func errAddress(c Channel) *errs.Error {
+	switch c {
+	case SMS:
+		return errs.New(errs.Invalid, "sms_number", "the number is not E.164: a plus sign and 7 to 15 digits, such as +8613800138000")
+	case Email:
+		return errs.New(errs.Invalid, "email_address", "the address must be one plain mail address of at most 254 ASCII characters, such as someone@example.org")
+	default:
+		return errs.New(errs.Invalid, "message_channel", "there is no channel "+printable(string(c))+": it must be sms or email")
+	}
+}
+
+func errNoSender(c Channel) *errs.Error {
+	what := map[Channel]string{SMS: "no gateway for text messages (channel sms)", Email: "no mail server (channel email)"}[c]
+	return errs.New(errs.Unprocessable, c.code("not_configured"), what+" is set up: see notify in the settings")
 }
 
 func errTemplate(key string) *errs.Error {
@@ -108,7 +144,7 @@ func errThrottled(gateway, code string) *errs.Error {
 }
 
 func errUnreachable(gateway string, cause error) *errs.Error {
-	return errs.New(errs.Unavailable, codeUnreachable, gateway+" cannot be reached; nothing was sent").WithCause(cause).WithRetryAfter(2 * time.Second)
+	return errs.New(errs.Unavailable, SMS.code("unreachable"), gateway+" cannot be reached; nothing was sent").WithCause(cause).WithRetryAfter(2 * time.Second)
 }
 
 func errOutcomeUnknown(gateway string, cause error) *errs.Error {
@@ -123,6 +159,16 @@ func errReceiptUnsigned(gateway string) *errs.Error {
 
 // e164 follows ITU-T E.164: at most 15 digits, the country code never starting with 0.
 var e164 = regexp.MustCompile(`^\+[1-9][0-9]{6,14}$`)
+
+// mailAddress takes the addr-spec of RFC 5322, section 3.4.1, in ASCII and without quotes, comments or a name, and no longer than
+// RFC 5321 lets a path be.
+func mailAddress(address string) bool {
+	if len(address) > 254 || strings.ContainsFunc(address, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return false
+	}
+	parsed, err := mail.ParseAddress(address)
+	return err == nil && parsed.Address == address // anything else is an address with more around it
+}
 
 // printable keeps what a gateway or caller called something fit for logs: its first 48 letters, digits and joining signs.
 func printable(code string) string {

@@ -25,8 +25,10 @@ func TestUnsentOnlyWhenCertain(t *testing.T) {
 		"OutcomeUnknown":   {errOutcomeUnknown("x", broken), false, false},
 		"Away":             {errs.Away("x", broken), false, false},
 		"Internal":         {errs.New(errs.Internal, "x", "x"), false, false},
-		"NoNumber":         {errNumber(), true, true},
+		"NoNumber":         {errAddress(SMS), true, true},
 		"NoTemplate":       {errTemplate("x"), true, true},
+		"NoMailAddress":    {errAddress(Email), true, true},
+		"NoChannel":        {errAddress("pigeon"), true, true},
 		"BadParameter":     {errParameter("x", "y", "z"), true, true},
 		"NumberRefused":    {errNumberRefused("x", "1"), true, false},
 		"TemplateRefused":  {errTemplateRefused("x", "1"), true, false},
@@ -64,20 +66,34 @@ func TestTemplatesGuard(t *testing.T) {
 		m    Message
 		want string // code of the refusal; empty: allowed
 	}{
-		"Good":          {Message{To: "+8613800138000", Template: "task_due", Params: good}, ""},
-		"NoPlus":        {Message{To: "8613800138000", Template: "task_due", Params: good}, "sms_number"},
-		"LeadingZero":   {Message{To: "+013800138000", Template: "task_due", Params: good}, "sms_number"},
-		"TooLong":       {Message{To: "+1234567890123456", Template: "task_due", Params: good}, "sms_number"},
-		"TrailingLine":  {Message{To: "+8613800138000\n", Template: "task_due", Params: good}, "sms_number"},
-		"NoTemplate":    {Message{To: "+8613800138000", Template: "free_text", Params: good}, "sms_template"},
-		"HealthData":    {Message{To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": "20:00", "diagnosis": "x"}}, "sms_parameter"},
-		"Missing":       {Message{To: "+8613800138000", Template: "task_due"}, "sms_parameter"},
-		"Empty":         {Message{To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": ""}}, "sms_parameter"},
-		"TooMuch":       {Message{To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": strings.Repeat("好", 101)}}, "sms_parameter"},
-		"JustFits":      {Message{To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": strings.Repeat("好", 100)}}, ""},
-		"Line":          {Message{To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": "a\nb"}}, "sms_parameter"},
-		"Braces":        {Message{To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": "${x}"}}, "sms_parameter"},
-		"BrokenEncoded": {Message{To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": "\xff"}}, "sms_parameter"},
+		"Good":          {Message{Channel: SMS, To: "+8613800138000", Template: "task_due", Params: good}, ""},
+		"NoPlus":        {Message{Channel: SMS, To: "8613800138000", Template: "task_due", Params: good}, "sms_number"},
+		"LeadingZero":   {Message{Channel: SMS, To: "+013800138000", Template: "task_due", Params: good}, "sms_number"},
+		"TooLong":       {Message{Channel: SMS, To: "+1234567890123456", Template: "task_due", Params: good}, "sms_number"},
+		"TrailingLine":  {Message{Channel: SMS, To: "+8613800138000\n", Template: "task_due", Params: good}, "sms_number"},
+		"NoTemplate":    {Message{Channel: SMS, To: "+8613800138000", Template: "free_text", Params: good}, "sms_template"},
+		"HealthData":    {Message{Channel: SMS, To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": "20:00", "diagnosis": "x"}}, "sms_parameter"},
+		"Missing":       {Message{Channel: SMS, To: "+8613800138000", Template: "task_due"}, "sms_parameter"},
+		"Empty":         {Message{Channel: SMS, To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": ""}}, "sms_parameter"},
+		"TooMuch":       {Message{Channel: SMS, To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": strings.Repeat("好", 101)}}, "sms_parameter"},
+		"JustFits":      {Message{Channel: SMS, To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": strings.Repeat("好", 100)}}, ""},
+		"Line":          {Message{Channel: SMS, To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": "a\nb"}}, "sms_parameter"},
+		"Braces":        {Message{Channel: SMS, To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": "${x}"}}, "sms_parameter"},
+		"BrokenEncoded": {Message{Channel: SMS, To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": "\xff"}}, "sms_parameter"},
+		"Mail":          {Message{Channel: Email, To: "a.b+c@mail.example.org", Template: "task_due", Params: good}, ""},
+		"MailLongest":   {Message{Channel: Email, To: "a@" + strings.Repeat("b.", 124) + "cdef", Template: "task_due", Params: good}, ""},
+		"MailTooLong":   {Message{Channel: Email, To: "a@" + strings.Repeat("b.", 124) + "cdefg", Template: "task_due", Params: good}, "email_address"},
+		"MailName":      {Message{Channel: Email, To: "A <a@example.org>", Template: "task_due", Params: good}, "email_address"},
+		"MailBrackets":  {Message{Channel: Email, To: "<a@example.org>", Template: "task_due", Params: good}, "email_address"},
+		"MailTwo":       {Message{Channel: Email, To: "a@example.org,b@example.org", Template: "task_due", Params: good}, "email_address"},
+		"MailLine":      {Message{Channel: Email, To: "a@example.org\r\nBcc:b@example.org", Template: "task_due", Params: good}, "email_address"},
+		"MailComment":   {Message{Channel: Email, To: "a@example.org(x)", Template: "task_due", Params: good}, "email_address"},
+		"MailQuoted":    {Message{Channel: Email, To: `"a b"@example.org`, Template: "task_due", Params: good}, "email_address"},
+		"MailForeign":   {Message{Channel: Email, To: "用户@example.org", Template: "task_due", Params: good}, "email_address"},
+		"MailNumber":    {Message{Channel: Email, To: "+8613800138000", Template: "task_due", Params: good}, "email_address"},
+		"NumberMail":    {Message{Channel: SMS, To: "a@example.org", Template: "task_due", Params: good}, "sms_number"},
+		"NoChannel":     {Message{To: "+8613800138000", Template: "task_due", Params: good}, "message_channel"},
+		"Separator":     {Message{Channel: SMS, To: "+8613800138000", Template: "task_due", Params: map[string]string{"until": "a\u2028b"}}, "sms_parameter"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := set.Check(c.m)
@@ -93,13 +109,14 @@ func TestTemplatesGuard(t *testing.T) {
 }
 
 func TestRenderTakesTheNearestLanguage(t *testing.T) {
-	set, err := NewTemplates([]Template{{Key: "t", Params: []string{"a", "b"}, Text: map[string]string{"en": "{a} to {b}", "zh": "{a}到{b}", "zh-TW": "{a}至{b}"}}})
+	set, err := NewTemplates([]Template{{Key: "t", Params: []string{"a", "b"}, Text: map[string]string{"en": "{a} to {b}", "zh": "{a}到{b}", "zh-TW": "{a}至{b}"},
+		Subject: map[string]string{"en": "a", "zh": "甲"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
 	for _, language := range []string{"", "en-GB", "zh", "zh-CN", "zh-tw", "fr"} {
-		text, err := set.Render(Message{To: "+441632960000", Template: "t", Language: language, Params: map[string]string{"a": "1", "b": "2"}})
+		text, err := set.Render(Message{Channel: SMS, To: "+441632960000", Template: "t", Language: language, Params: map[string]string{"a": "1", "b": "2"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,13 +128,46 @@ func TestRenderTakesTheNearestLanguage(t *testing.T) {
 	}
 }
 
+// TestTextsHoldNothingOfHealth: all that can enter a text of ours is who (for staff, by number), when and where to click.
+func TestTextsHoldNothingOfHealth(t *testing.T) {
+	want := map[string][]string{"task_due": {"until"}, "task_closing": {"until"}, "task_missed": {"study", "number", "until"}, "invitation": {"link"}}
+	got := map[string][]string{}
+	for _, template := range DefaultTemplates() {
+		got[template.Key] = template.Params
+		for _, language := range []string{"en", "zh"} {
+			if template.Text[language] == "" || template.Subject[language] == "" {
+				t.Errorf("%s has no text or subject in %s", template.Key, language)
+			}
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSubjectTakesTheNearestLanguage(t *testing.T) {
+	set, err := NewTemplates(DefaultTemplates())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for language, want := range map[string]string{"zh-CN": "您有一份问卷待填写", "fr": "Your questionnaire is ready"} {
+		got, err := set.Subject(Message{Channel: Email, To: "a@example.org", Template: "task_due", Language: language, Params: map[string]string{"until": "20:00"}})
+		if got != want || err != nil {
+			t.Errorf("%s: %q, %v", language, got, err)
+		}
+	}
+	if _, err := set.Subject(Message{Channel: Email, To: "a@example.org", Template: "task_due"}); !Undeliverable(err) {
+		t.Errorf("a message that may not be sent has a subject: %v", err)
+	}
+}
+
 func TestBadTemplatesAreNamed(t *testing.T) {
 	_, err := NewTemplates([]Template{
 		{Key: "Bad Key", Params: []string{"a", "a"}, Text: map[string]string{"zh": "{b}"}},
 		{Key: "long", Params: strings.Split("abcdefghi", ""), Text: map[string]string{"en": strings.Repeat("x", 301)}},
-		{Key: "long", Text: map[string]string{"en": "x"}},
+		{Key: "long", Text: map[string]string{"en": "x"}, Subject: map[string]string{"en": "x\r\nBcc: y", "zh": "{a}"}},
 	})
-	for _, want := range []string{"Bad Key: the key", `parameter "a"`, "English is missing", "{b} is not among", "9 parameters", "301 characters", "twice"} {
+	for _, want := range []string{"Bad Key: the key", `parameter "a"`, "English is missing", "{b} is not among", "9 parameters", "301 characters", "twice", "subject in English is missing", "en: the subject must", "zh: the subject must"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in %v", want, err)
 		}

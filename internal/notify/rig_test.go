@@ -17,7 +17,7 @@ type rig struct {
 	t         *testing.T
 	sandbox   *Sandbox
 	gateway   *httptest.Server
-	senders   map[string]Sender
+	senders   map[string]Reporter
 	templates *Templates
 	callbacks chan callback
 }
@@ -67,7 +67,7 @@ func newRig(t *testing.T) *rig {
 }
 
 // connect makes senders whose settings fit the sandbox.
-func (r *rig) connect(gateway, receiver string, sandbox SandboxConfig, client *http.Client) map[string]Sender {
+func (r *rig) connect(gateway, receiver string, sandbox SandboxConfig, client *http.Client) map[string]Reporter {
 	parts := Parts{Client: client, Now: time.Now, Random: rand.Reader, Templates: r.templates}
 	aliyun, tencent, twilio := goodAliyun(), goodTencent(), goodTwilio()
 	aliyun.Endpoint, tencent.Endpoint, twilio.Endpoint = gateway, gateway, gateway
@@ -80,7 +80,7 @@ func (r *rig) connect(gateway, receiver string, sandbox SandboxConfig, client *h
 			r.t.Fatal(err)
 		}
 	}
-	return map[string]Sender{AliyunName: NewAliyun(aliyun, parts), TencentName: NewTencent(tencent, parts), TwilioName: NewTwilio(twilio, parts)}
+	return map[string]Reporter{AliyunName: NewAliyun(aliyun, parts), TencentName: NewTencent(tencent, parts), TwilioName: NewTwilio(twilio, parts)}
 }
 
 func (r *rig) receive(w http.ResponseWriter, request *http.Request) {
@@ -117,7 +117,7 @@ func (r *rig) command(c SandboxCommand) {
 }
 
 func due(id int64) Message {
-	return Message{ID: id, To: "+8613800138000", Template: "task_due", Language: "zh-CN", Params: map[string]string{"until": "今晚 20:00 & 更晚"}}
+	return Message{ID: id, Channel: SMS, To: "+8613800138000", Template: "task_due", Language: "zh-CN", Params: map[string]string{"until": "今晚 20:00 & 更晚"}}
 }
 
 // bounded is a context in which everything that does not hang is done.

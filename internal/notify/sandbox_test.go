@@ -17,7 +17,7 @@ import (
 )
 
 // eachSender runs a test for every sender on a rig of its own.
-func eachSender(t *testing.T, test func(t *testing.T, r *rig, s Sender)) {
+func eachSender(t *testing.T, test func(t *testing.T, r *rig, s Reporter)) {
 	for _, name := range providers {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
@@ -27,7 +27,7 @@ func eachSender(t *testing.T, test func(t *testing.T, r *rig, s Sender)) {
 }
 
 func TestSentReportedAndFound(t *testing.T) {
-	eachSender(t, func(t *testing.T, r *rig, s Sender) {
+	eachSender(t, func(t *testing.T, r *rig, s Reporter) {
 		r.command(SandboxCommand{})
 		m, start := due(7_300_000_000_000_000_001), time.Now()
 		reference, err := s.Send(bounded(t), m)
@@ -69,7 +69,7 @@ func TestSentReportedAndFound(t *testing.T) {
 }
 
 func TestFailedDelivery(t *testing.T) {
-	eachSender(t, func(t *testing.T, r *rig, s Sender) {
+	eachSender(t, func(t *testing.T, r *rig, s Reporter) {
 		r.command(SandboxCommand{Receipts: SandboxReceipts{Outcome: "failed"}})
 		start := time.Now()
 		reference, err := s.Send(bounded(t), due(1))
@@ -88,7 +88,7 @@ func TestFailedDelivery(t *testing.T) {
 }
 
 func TestDuplicatedAndReorderedReceipts(t *testing.T) {
-	eachSender(t, func(t *testing.T, r *rig, s Sender) {
+	eachSender(t, func(t *testing.T, r *rig, s Reporter) {
 		r.command(SandboxCommand{Receipts: SandboxReceipts{DelayMs: 1500, Reorder: true}})
 		var references []string
 		for id := range int64(2) {
@@ -130,7 +130,7 @@ func TestDuplicatedAndReorderedReceipts(t *testing.T) {
 }
 
 func TestThrottledAndRefusedAreUnsent(t *testing.T) {
-	eachSender(t, func(t *testing.T, r *rig, s Sender) {
+	eachSender(t, func(t *testing.T, r *rig, s Reporter) {
 		r.command(SandboxCommand{Mode: ModeThrottle, Accept: true})
 		_, err := s.Send(bounded(t), due(1))
 		if errs.KindOf(err) != errs.RateLimited || !Unsent(err) {
@@ -158,7 +158,7 @@ func TestThrottledAndRefusedAreUnsent(t *testing.T) {
 func TestUnknownOutcomeIsSettledByQuery(t *testing.T) {
 	for _, mode := range []string{ModeHang, ModeFail, ModeGarbage} {
 		t.Run(mode, func(t *testing.T) {
-			eachSender(t, func(t *testing.T, r *rig, s Sender) {
+			eachSender(t, func(t *testing.T, r *rig, s Reporter) {
 				for _, accept := range []bool{false, true} {
 					r.command(SandboxCommand{Mode: mode, Accept: accept, Receipts: SandboxReceipts{Outcome: "none"}})
 					m, start := due(42), time.Now()
@@ -191,7 +191,7 @@ func TestUnknownOutcomeIsSettledByQuery(t *testing.T) {
 }
 
 func TestQueryFailsLikeSend(t *testing.T) {
-	eachSender(t, func(t *testing.T, r *rig, s Sender) {
+	eachSender(t, func(t *testing.T, r *rig, s Reporter) {
 		for _, mode := range []string{ModeFail, ModeGarbage} {
 			r.command(SandboxCommand{Mode: mode})
 			for _, reference := range []string{"", "SM" + strings.Repeat("0", 32)} {
@@ -211,7 +211,7 @@ func TestQueryFailsLikeSend(t *testing.T) {
 
 // Two messages to one number: each query finds its own.
 func TestQueryTellsMessagesApart(t *testing.T) {
-	eachSender(t, func(t *testing.T, r *rig, s Sender) {
+	eachSender(t, func(t *testing.T, r *rig, s Reporter) {
 		r.command(SandboxCommand{Receipts: SandboxReceipts{Outcome: "failed"}})
 		start := time.Now()
 		first, err := s.Send(bounded(t), due(1))

@@ -23,15 +23,26 @@ type Sender interface {
 	// Name is the same as in settings and callback addresses.
 	Name() string
 
+	// Channel is what it serves; it gets messages of no other.
+	Channel() Channel
+
 	// Send asks the gateway once, never again by itself, and returns the gateway's reference.
 	//
 	// Certainly not sent (Unsent is true): errs.Invalid for a message that Templates.Check refuses; Unprocessable where the gateway refuses
 	// the number, template or parameters; Forbidden where it refuses our account, key or sender; RateLimited where it throttles; and
-	// Unavailable with the code sms_unreachable where no connection came about.
+	// Unavailable with the code sms_unreachable or email_unreachable where no connection came about, or it broke before the message was
+	// handed over.
 	//
-	// Unknown (Unsent is false): Unavailable with the code sms_outcome_unknown after a time-out, a broken connection, a 5xx or an answer
-	// that makes no sense. The message may have been sent: settle it by Receipts or Query, never by sending again.
+	// Unknown (Unsent is false): Unavailable with the code sms_outcome_unknown or email_outcome_unknown after a time-out, a broken
+	// connection, a 5xx of HTTP or an answer that makes no sense. The message may have been sent: settle it by Receipts or Query, never by
+	// sending again.
 	Send(ctx context.Context, m Message) (reference string, err error)
+}
+
+// Reporter is a Sender whose gateway tells afterwards what became of a message. Of any other sender, what it accepted stays accepted, and
+// what is unknown stays unknown: nobody can be asked.
+type Reporter interface {
+	Sender
 
 	// Query asks what became of m, sent at about sentAt. Reference may be empty where Send did not return one; the gateway is then asked for
 	// the message's id, or Twilio for the number, text and minute. Unknown and no error: the gateway has no such message, or not yet.

@@ -18,20 +18,20 @@ import (
 )
 
 // answering returns the senders on a gateway that answers everything alike.
-func answering(t testing.TB, status int, body string) map[string]Sender {
+func answering(t testing.TB, status int, body string) map[string]Reporter {
 	client := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
 	})}
 	return onClient(t, client)
 }
 
-func onClient(t testing.TB, client *http.Client) map[string]Sender {
+func onClient(t testing.TB, client *http.Client) map[string]Reporter {
 	set, err := NewTemplates(DefaultTemplates())
 	if err != nil {
 		t.Fatal(err)
 	}
 	parts := Parts{Client: client, Now: time.Now, Random: bytes.NewReader(make([]byte, 1<<16)), Templates: set}
-	return map[string]Sender{AliyunName: NewAliyun(goodAliyun(), parts), TencentName: NewTencent(goodTencent(), parts), TwilioName: NewTwilio(goodTwilio(), parts)}
+	return map[string]Reporter{AliyunName: NewAliyun(goodAliyun(), parts), TencentName: NewTencent(goodTencent(), parts), TwilioName: NewTwilio(goodTwilio(), parts)}
 }
 
 func TestAnswersAreSorted(t *testing.T) {
@@ -147,7 +147,7 @@ func TestCallerThatLeavesBeforeTheConnectionSentNothing(t *testing.T) {
 
 func TestMissingVendorCodeIsUnsent(t *testing.T) {
 	for name, s := range answering(t, 200, "") {
-		m := Message{ID: 1, To: "+441632960000", Template: "invitation", Params: map[string]string{"link": "https://epro.example.org/a"}}
+		m := Message{ID: 1, Channel: SMS, To: "+441632960000", Template: "invitation", Params: map[string]string{"link": "https://epro.example.org/a"}}
 		_, err := s.Send(context.Background(), m)
 		if name != TwilioName && (!Unsent(err) || Undeliverable(err)) {
 			t.Errorf("%s: got %v", name, err)
@@ -244,7 +244,7 @@ func TestReceiptsAsPublished(t *testing.T) {
 }
 
 func TestForgedReceiptsAreRefused(t *testing.T) {
-	eachSender(t, func(t *testing.T, r *rig, s Sender) {
+	eachSender(t, func(t *testing.T, r *rig, s Reporter) {
 		if _, err := s.Send(bounded(t), due(1)); err != nil {
 			t.Fatal(err)
 		}

@@ -82,15 +82,15 @@ func (w *desk) count(what string) {
 	w.mu.Unlock()
 }
 
-// eachDesk runs a test on every kind of database; order names the senders.
-func eachDesk(t *testing.T, order []string, test func(t *testing.T, w *desk)) {
+// eachDesk runs a test on every kind of database; order names the senders of texts, and more come after them.
+func eachDesk(t *testing.T, order []string, test func(t *testing.T, w *desk), more ...Sender) {
 	t.Helper()
 	for dialect, shards := range testenv.Shards(t) {
-		t.Run(dialect, func(t *testing.T) { test(t, newDesk(t, shards, order)) })
+		t.Run(dialect, func(t *testing.T) { test(t, newDesk(t, shards, order, more...)) })
 	}
 }
 
-func newDesk(t *testing.T, shards *db.Shards, order []string) *desk {
+func newDesk(t *testing.T, shards *db.Shards, order []string, more ...Sender) *desk {
 	t.Helper()
 	w := &desk{rig: newRig(t), t: t, clock: testenv.Clock(time.Now()), next: testenv.IDs(), counts: make(map[string]int)}
 	ring, err := keyring.New([]keyring.MasterKey{{ID: 1, Secret: []byte("0123456789abcdef0123456789abcdef")}}, rand.Reader)
@@ -114,7 +114,7 @@ func newDesk(t *testing.T, shards *db.Shards, order []string) *desk {
 	for _, name := range order {
 		senders = append(senders, w.senders[name])
 	}
-	w.Service = NewService(config, ServiceParts{Deliveries: &Store{Shards: shards}, Shards: shards, People: w, Guard: auth.Guard{Grants: w}, Senders: senders,
+	w.Service = NewService(config, ServiceParts{Deliveries: &Store{Shards: shards}, Shards: shards, People: w, Guard: auth.Guard{Grants: w}, Senders: append(senders, more...),
 		Templates: w.templates, IDs: w, Now: w.clock.Now, Meter: w, Gauge: w, Logger: slog.New(slog.DiscardHandler)})
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -476,13 +476,16 @@ func TestMessagesAtTheDoor(t *testing.T) {
 		}{
 			{"POST", path, "staff 2", good, 202, `"state":"accepted"`},
 			{"POST", path, "staff 2", `{"template":"invitation","to":"12","params":{"link":"x"}}`, 400, "sms_number"},
+			{"POST", path, "staff 2", `{"template":"task_due","channel":"email","to":"a@example.org","params":{"until":"20:00"}}`, 422, "email_not_configured"},
+			{"POST", path, "staff 2", `{"template":"task_due","channel":"email","to":"+8613800138000","params":{"until":"20:00"}}`, 400, "email_address"},
+			{"POST", path, "staff 2", `{"template":"task_due","channel":"fax","to":"+8613800138000","params":{"until":"20:00"}}`, 422, "/channel"},
 			{"POST", path, "staff 2", `{"template":"x","to":"+8613800138000"}`, 400, "sms_template"},
 			{"POST", path, "staff 4", good, 403, "forbidden"},
 			{"POST", path, "staff 9", good, 404, "not_found"},
 			{"POST", path, "participant 7", good, 403, "forbidden"},
 			{"POST", path, "", good, 401, "unauthenticated"},
 			{"POST", "/api/v1/studies/4/participants/7/messages", "staff 2", good, 404, "not_found"},
-			{"GET", path, "staff 4", "", 200, `"template":"task_due"`},
+			{"GET", path, "staff 4", "", 200, `"channel":"sms","template":"task_due"`},
 			{"GET", path + "?cursor=x", "staff 4", "", 400, "invalid_parameter"},
 			{"POST", "/api/v1/sms/receipts/tencent", "", "[]", 401, "sms_receipt_unsigned"},
 			{"POST", "/api/v1/sms/receipts/nobody", "", "[]", 404, "not_found"},

@@ -14,7 +14,7 @@ import (
 // Store keeps deliveries on their participants' shards. It is safe for concurrent use.
 type Store struct{ Shards *db.Shards }
 
-var deliveryColumns = []string{"id", "study_id", "participant_id", "purpose", "template", "language", "sealed", "state", "provider", "reference", "code",
+var deliveryColumns = []string{"id", "study_id", "participant_id", "purpose", "channel", "template", "language", "sealed", "state", "provider", "reference", "code",
 	"attempts", "sent_at", "next_at", "created_at", "updated_at"}
 
 type deliveryRow struct {
@@ -22,6 +22,7 @@ type deliveryRow struct {
 	StudyID       int64
 	ParticipantID int64
 	Purpose       string
+	Channel       string
 	Template      string
 	Language      string
 	Sealed        []byte
@@ -37,7 +38,7 @@ type deliveryRow struct {
 }
 
 func (r *deliveryRow) delivery() Delivery {
-	d := Delivery{ID: r.ID, Study: r.StudyID, Participant: r.ParticipantID, Purpose: r.Purpose, Template: r.Template, Language: r.Language, Sealed: r.Sealed,
+	d := Delivery{ID: r.ID, Study: r.StudyID, Participant: r.ParticipantID, Purpose: r.Purpose, Channel: Channel(r.Channel), Template: r.Template, Language: r.Language, Sealed: r.Sealed,
 		State: State(r.State), Provider: r.Provider, Reference: r.Reference, Code: r.Code, Attempts: r.Attempts, NextAt: db.Time(r.NextAt),
 		CreatedAt: db.Time(r.CreatedAt), UpdatedAt: db.Time(r.UpdatedAt)}
 	if r.SentAt != 0 {
@@ -57,7 +58,7 @@ func sentMicros(at time.Time) int64 {
 func (s *Store) Add(ctx context.Context, d Delivery) (kept Delivery, fresh bool, err error) {
 	shard := s.Shards.For(d.Participant)
 	err = shard.Tx(ctx, func(tx *gorm.DB) error {
-		return db.Insert(tx, "message", deliveryColumns, [][]any{{d.ID, d.Study, d.Participant, d.Purpose, d.Template, d.Language, d.Sealed, string(d.State),
+		return db.Insert(tx, "message", deliveryColumns, [][]any{{d.ID, d.Study, d.Participant, d.Purpose, string(d.Channel), d.Template, d.Language, d.Sealed, string(d.State),
 			d.Provider, d.Reference, d.Code, d.Attempts, sentMicros(d.SentAt), db.Micros(d.NextAt), db.Micros(d.CreatedAt), db.Micros(d.UpdatedAt)}})
 	})
 	if err == nil {

@@ -14,9 +14,10 @@ import (
 // Template is a text with named gaps. Gateways in China send only texts that they have approved, so what is passed around is the key and
 // the parameters; how each gateway calls the text stands in the settings of its sender.
 type Template struct {
-	Key    string            // such as task_due
-	Params []string          // the only names allowed, in the order of the gateways that count them. None may carry health data
-	Text   map[string]string // language → text with {name} for each gap; English is required and stands in for what is missing
+	Key     string            // such as task_due
+	Params  []string          // the only names allowed, in the order of the gateways that count them. None may carry health data
+	Text    map[string]string // language → text with {name} for each gap; English is required and stands in for what is missing
+	Subject map[string]string // language → subject of a mail, the same for everybody: it has no gaps. English is required
 }
 
 // fallback is the language of last resort: a text in a foreign language still says that something is due.
@@ -27,6 +28,7 @@ const (
 	maxParams = 8
 	maxText   = 300 // characters of a text without its parameters
 	maxValue  = 100 // characters of one parameter
+	maxTitle  = 60  // characters of a subject
 )
 
 var (
@@ -47,11 +49,7 @@ func NewTemplates(list []Template) (*Templates, error) {
 			problems = append(problems, fmt.Errorf("template %s: stands there twice", t.Key))
 		}
 		problems = append(problems, t.validate())
-		texts := make(map[string]string, len(t.Text))
-		for language, text := range t.Text {
-			texts[strings.ToLower(language)] = text
-		}
-		set.byKey[t.Key] = Template{Key: t.Key, Params: slices.Clone(t.Params), Text: texts}
+		set.byKey[t.Key] = Template{Key: t.Key, Params: slices.Clone(t.Params), Text: byLanguage(t.Text), Subject: byLanguage(t.Subject)}
 	}
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
@@ -59,22 +57,34 @@ func NewTemplates(list []Template) (*Templates, error) {
 	return set, nil
 }
 
-// DefaultTemplates are the texts that eprod sends. They say that something is waiting, never what or why: a text message can be read by
-// whoever holds the phone.
+func byLanguage(texts map[string]string) map[string]string {
+	lower := make(map[string]string, len(texts))
+	for language, text := range texts {
+		lower[strings.ToLower(language)] = text
+	}
+	return lower
+}
+
+// DefaultTemplates are the texts that eprod sends. They say that something is waiting or was not done, never what or why: a message can be
+// read by whoever holds the phone. Only the one for site staff says whose, by study and participant number.
 func DefaultTemplates() []Template {
 	return []Template{
 		{Key: "task_due", Params: []string{"until"}, Text: map[string]string{
 			"en": "Your questionnaire is ready. Please fill it in by {until}.",
 			"zh": "您有一份问卷待填写，请在{until}之前完成。",
-		}},
+		}, Subject: map[string]string{"en": "Your questionnaire is ready", "zh": "您有一份问卷待填写"}},
 		{Key: "task_closing", Params: []string{"until"}, Text: map[string]string{
 			"en": "Your questionnaire can still be filled in until {until}.",
 			"zh": "您的问卷尚未完成，将于{until}截止。",
-		}},
+		}, Subject: map[string]string{"en": "Your questionnaire closes soon", "zh": "您的问卷即将截止"}},
+		{Key: "task_missed", Params: []string{"study", "number", "until"}, Text: map[string]string{ // to site staff
+			"en": "Study {study}, participant {number}: a questionnaire was not filled in by {until}.",
+			"zh": "研究{study}的受试者{number}未在{until}之前完成一份问卷。",
+		}, Subject: map[string]string{"en": "A questionnaire was not filled in", "zh": "有问卷未按时完成"}},
 		{Key: "invitation", Params: []string{"link"}, Text: map[string]string{
 			"en": "Your personal page is ready. Open {link} to begin.",
 			"zh": "您的个人页面已准备好，请打开{link}开始使用。",
-		}},
+		}, Subject: map[string]string{"en": "Your personal page is ready", "zh": "您的个人页面已准备好"}},
 	}
 }
 
@@ -97,6 +107,15 @@ func (t Template) validate() error {
 	if t.Text[fallback] == "" {
 		bad("the text in English is missing")
 	}
+	if t.Subject[fallback] == "" {
+		bad("the subject in English is missing")
+	}
+	for _, language := range slices.Sorted(maps.Keys(t.Subject)) {
+		subject := t.Subject[language]
+		if n := utf8.RuneCountInString(subject); n == 0 || n > maxTitle || strings.ContainsFunc(subject, unfit) {
+			bad("%s: the subject must have 1 to %d characters, without gaps and control characters", language, maxTitle)
+		}
+	}
 	for _, language := range slices.Sorted(maps.Keys(t.Text)) {
 		text := t.Text[language]
 		if n := utf8.RuneCountInString(text); n == 0 || n > maxText {
@@ -111,7 +130,10 @@ func (t Template) validate() error {
 	return errors.Join(problems...)
 }
 
-// Check refuses what no sender may send: a number that is not E.164, an unknown template, a parameter that the template does not name, a
+// unfit holds of characters that could end a line or open a gap.
+func unfit(r rune) bool { return unicode.IsControl(r) || strings.ContainsRune("{}\u2028\u2029", r) }
+
+// Check refuses what no sender may send: an address that is none of its channel's, an unknown template, a parameter that the template does not name, a
 // missing one, and a value that is empty, longer than 100 characters or holds control characters or braces. All refusals are errs.Invalid.
 func (s *Templates) Check(m Message) error {
 	_, err := s.find(m)
@@ -124,20 +146,34 @@ func (s *Templates) Render(m Message) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var text string
-	for _, language := range nearest(m.Language) {
-		if text = t.Text[language]; text != "" {
-			break
+	text := inLanguage(t.Text, m.Language)
+	return gap.ReplaceAllStringFunc(text, func(g string) string { return m.Params[g[1:len(g)-1]] }), nil
+}
+
+// Subject returns the subject of a mail in the nearest language. Refusals as in Check.
+func (s *Templates) Subject(m Message) (string, error) {
+	t, err := s.find(m)
+	if err != nil {
+		return "", err
+	}
+	return inLanguage(t.Subject, m.Language), nil
+}
+
+// inLanguage returns the text in the nearest language.
+func inLanguage(texts map[string]string, tag string) string {
+	for _, language := range nearest(tag) {
+		if text := texts[language]; text != "" {
+			return text
 		}
 	}
-	return gap.ReplaceAllStringFunc(text, func(g string) string { return m.Params[g[1:len(g)-1]] }), nil
+	return ""
 }
 
 func (s *Templates) find(m Message) (Template, error) {
 	t, known := s.byKey[m.Template]
 	switch {
-	case !e164.MatchString(m.To):
-		return t, errNumber()
+	case !m.Channel.fits(m.To):
+		return t, errAddress(m.Channel)
 	case !known:
 		return t, errTemplate(m.Template)
 	}
@@ -151,7 +187,7 @@ func (s *Templates) find(m Message) (Template, error) {
 		if n := utf8.RuneCountInString(value); n == 0 || n > maxValue || !utf8.ValidString(value) {
 			return t, errParameter(t.Key, name, fmt.Sprintf("must be 1 to %d characters", maxValue))
 		}
-		if strings.ContainsFunc(value, func(r rune) bool { return unicode.IsControl(r) || strings.ContainsRune("{}", r) }) {
+		if strings.ContainsFunc(value, unfit) {
 			return t, errParameter(t.Key, name, "must not hold control characters or braces")
 		}
 	}

@@ -20,7 +20,7 @@ type Tencent struct {
 	gateway gateway
 }
 
-var _ Sender = (*Tencent)(nil)
+var _ Reporter = (*Tencent)(nil)
 
 const (
 	tencentScheme  = "TC3-HMAC-SHA256"
@@ -36,6 +36,9 @@ func NewTencent(config TencentConfig, parts Parts) *Tencent {
 
 // Name returns TencentName.
 func (*Tencent) Name() string { return TencentName }
+
+// Channel returns SMS.
+func (*Tencent) Channel() Channel { return SMS }
 
 // tencentSend is the request of SendSms.
 type tencentSend struct {

@@ -25,7 +25,7 @@ type Twilio struct {
 	gateway gateway
 }
 
-var _ Sender = (*Twilio)(nil)
+var _ Reporter = (*Twilio)(nil)
 
 // NewTwilio returns the sender. The config must be valid.
 func NewTwilio(config TwilioConfig, parts Parts) *Twilio {
@@ -34,6 +34,9 @@ func NewTwilio(config TwilioConfig, parts Parts) *Twilio {
 
 // Name returns TwilioName.
 func (*Twilio) Name() string { return TwilioName }
+
+// Channel returns SMS.
+func (*Twilio) Channel() Channel { return SMS }
 
 // twilioMessage is a Message resource, or a refusal: then Code is a number and SID is empty.
 type twilioMessage struct {

@@ -76,7 +76,7 @@ func (s *Service) attend(ctx context.Context, d Delivery, now time.Time) {
 	case now.Sub(d.CreatedAt) > s.config.MaxAge:
 		d.UpdatedAt = now
 		if d.State == Accepted { // taken, and nobody said more: it stays so
-			d.NextAt = now.AddDate(100, 0, 0)
+			d.NextAt = never(now)
 			s.change(ctx, was, d)
 			return
 		}
@@ -98,38 +98,40 @@ func (s *Service) ask(ctx context.Context, d Delivery, now time.Time) {
 		d.State, d.Code = Unknown, "interrupted"
 	}
 	d.UpdatedAt, d.NextAt = now, now.Add(s.config.AskAfter)
-	for _, g := range s.routes {
-		if g.Name() != d.Provider {
-			continue
-		}
-		message, err := s.message(ctx, d)
-		if err != nil {
-			break
-		}
-		var receipt Receipt
-		err = g.breaker.Do(ctx, func(ctx context.Context) (err error) {
-			receipt, err = g.Query(ctx, message, d.Reference, d.SentAt)
-			return err
-		})
-		if err != nil {
-			s.Logger.WarnContext(ctx, "a gateway does not say what became of a message", "message", d.ID, "provider", g.Name(), "code", codeOfError(err))
-			break
-		}
-		if d.Reference == "" && receipt.Reference != "" {
+	switch g := s.gate(d.Provider); {
+	case g == nil: // its settings may come back
+	case g.reporter == nil:
+		d.NextAt = never(now)
+	default:
+		receipt, ok := s.query(ctx, g, d)
+		if ok && d.Reference == "" && receipt.Reference != "" {
 			// Found by number and text, not by name: it may be another message of ours with the same words.
 			s.claiming.Lock()
 			defer s.claiming.Unlock()
-			if s.taken(ctx, d, receipt) {
-				continue
-			}
+			ok = !s.taken(ctx, d, receipt)
 		}
-		if next, changed := d.told(receipt, now); changed {
+		if next, changed := d.told(receipt, now); ok && changed {
 			next.NextAt = d.NextAt
 			d = next
 			s.Meter.Message(g.Name(), string(d.State))
 		}
 	}
 	s.change(ctx, was, d)
+}
+
+func (s *Service) query(ctx context.Context, g *gate, d Delivery) (receipt Receipt, ok bool) {
+	message, err := s.message(ctx, d)
+	if err != nil {
+		return receipt, false
+	}
+	err = g.breaker.Do(ctx, func(ctx context.Context) (err error) {
+		receipt, err = g.reporter.Query(ctx, message, d.Reference, d.SentAt)
+		return err
+	})
+	if err != nil {
+		s.Logger.WarnContext(ctx, "a gateway does not say what became of a message", "message", d.ID, "provider", g.Name(), "code", codeOfError(err))
+	}
+	return receipt, err == nil
 }
 
 // taken reports whether what a gateway has found is another message of ours, or nobody can tell.

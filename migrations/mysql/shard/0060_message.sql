@@ -4,6 +4,7 @@ CREATE TABLE message (
     study_id BIGINT NOT NULL,
     participant_id BIGINT NOT NULL,
     purpose VARCHAR(128) NOT NULL,
+    channel VARCHAR(16) NOT NULL,
     template VARCHAR(64) NOT NULL,
     language VARCHAR(64) NOT NULL,
     sealed MEDIUMBLOB NOT NULL,

@@ -4,6 +4,7 @@ CREATE TABLE message (
     study_id INTEGER NOT NULL,
     participant_id INTEGER NOT NULL,
     purpose TEXT NOT NULL,
+    channel TEXT NOT NULL,
     template TEXT NOT NULL,
     language TEXT NOT NULL,
     sealed BLOB NOT NULL,

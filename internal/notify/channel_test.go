@@ -1,0 +1,157 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/eprod/eprod/internal/errs"
+)
+
+// mailbox is a mail server without a wire.
+type mailbox struct {
+	mu      sync.Mutex
+	taken   []Message
+	refusal error // said instead of taking a message
+	lost    error // said after taking one
+}
+
+func (*mailbox) Name() string     { return "mailbox" }
+func (*mailbox) Channel() Channel { return Email }
+
+func (b *mailbox) Send(_ context.Context, m Message) (string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.refusal != nil {
+		return "", b.refusal
+	}
+	b.taken = append(b.taken, m)
+	return "", b.lost
+}
+
+func (b *mailbox) say(refusal, lost error) {
+	b.mu.Lock()
+	b.refusal, b.lost = refusal, lost
+	b.mu.Unlock()
+}
+
+func (b *mailbox) count() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.taken)
+}
+
+func (w *desk) mail(purpose string) Request {
+	r := w.wish(purpose)
+	r.Channel, r.To = Email, "someone@example.org"
+	return r
+}
+
+// TestChannelsAreApart: a message goes to senders of its channel only, whatever the others would say.
+func TestChannelsAreApart(t *testing.T) {
+	box := &mailbox{}
+	eachDesk(t, []string{AliyunName}, func(t *testing.T, w *desk) {
+		before := box.count()
+		text := w.send("task:1")
+		mail, err := w.Send(t.Context(), w.mail("task:1:mail"))
+		if err != nil || text.State != Accepted || mail.State != Accepted {
+			t.Fatalf("%+v, %+v, %v", text, mail, err)
+		}
+		if len(w.sandbox.Inbox()) != 1 || box.count() != before+1 {
+			t.Errorf("%d texts, %d mails", len(w.sandbox.Inbox()), box.count()-before)
+		}
+		got := []Channel{w.state(text.ID).Channel, w.state(mail.ID).Channel}
+		if diff := cmp.Diff([]Channel{SMS, Email}, got); diff != "" {
+			t.Error(diff)
+		}
+		w.command(SandboxCommand{Mode: ModeThrottle})
+		if d := w.settled(w.send("task:2").ID, Waiting); d.Attempts != 1 || box.count() != before+1 {
+			t.Errorf("a throttled text: %+v, %d mails", d, box.count()-before)
+		}
+	}, box)
+}
+
+// TestUnreportedChannel: where nobody can be asked, what was taken stays accepted, what may have been taken stays unknown, and what was
+// certainly not taken is sent again.
+func TestUnreportedChannel(t *testing.T) {
+	box := &mailbox{}
+	eachDesk(t, nil, func(t *testing.T, w *desk) {
+		before := box.count()
+		post := func(purpose string, refusal, lost error) int64 {
+			box.say(refusal, lost)
+			status, err := w.Send(t.Context(), w.mail(purpose))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return status.ID
+		}
+		taken := post("taken", nil, nil)
+		lost := post("lost", nil, errOutcomeUnknown("mailbox", errors.New("cut")))
+		refused := post("refused", errNumberRefused("mailbox", "550"), nil)
+		later := post("later", errThrottled("mailbox", "451"), nil)
+		w.settled(taken, Accepted)
+		w.settled(lost, Unknown)
+		w.settled(refused, Failed)
+		w.settled(later, Waiting)
+		interrupted, err := w.write(t.Context(), w.mail("interrupted"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		interrupted.State, interrupted.Provider, interrupted.SentAt = Sending, box.Name(), w.clock.Now()
+		if _, _, err := w.Deliveries.Add(t.Context(), interrupted); err != nil {
+			t.Fatal(err)
+		}
+		box.say(nil, nil)
+		w.clock.Advance(w.config.AskAfter)
+		if n := w.Once(t.Context()); n != 2 {
+			t.Errorf("%d were looked at, want the one to send again and the interrupted one", n)
+		}
+		for range 3 {
+			w.clock.Advance(w.config.MaxAge)
+			if n := w.Once(t.Context()); n != 0 {
+				t.Errorf("%d were looked at once more", n)
+			}
+		}
+		for id, want := range map[int64]State{taken: Accepted, lost: Unknown, refused: Failed, later: Accepted, interrupted.ID: Unknown} {
+			if d := w.state(id); d.State != want {
+				t.Errorf("message %d is %s (%s), want %s", id, d.State, d.Code, want)
+			}
+		}
+		if n := box.count() - before; n != 3 {
+			t.Errorf("%d mails were taken, want 3", n)
+		}
+		if err := w.Receive(t.Context(), box.Name(), nil, nil); errs.KindOf(err) != errs.NotFound {
+			t.Errorf("a receipt of who sends none: %v", err)
+		}
+	}, box)
+}
+
+// TestChannelWithoutGateway: the refusal says which one is missing; what was written before waits for the settings.
+func TestChannelWithoutGateway(t *testing.T) {
+	eachDesk(t, []string{AliyunName}, func(t *testing.T, w *desk) {
+		if _, err := w.Send(t.Context(), w.mail("x")); !errors.Is(err, errNoSender(Email)) || errors.Is(err, errNoSender(SMS)) {
+			t.Errorf("got %v", err)
+		}
+		d, err := w.write(t.Context(), w.wish("task:1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := w.Deliveries.Add(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		routes := w.routes
+		w.routes = nil
+		w.clock.Advance(w.config.Lease)
+		w.Once(t.Context())
+		if got := w.state(d.ID); got.State != Waiting || got.Code != "sms_not_configured" {
+			t.Errorf("without a gateway: %+v", got)
+		}
+		w.routes = routes
+		w.clock.Advance(w.config.RetryMax)
+		w.Once(t.Context())
+		w.settled(d.ID, Accepted)
+	})
+}

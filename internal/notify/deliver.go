@@ -1,0 +1,99 @@
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/eprod/eprod/internal/errs"
+)
+
+// deliver asks the senders of the channel in order until one has taken the message, or may have. Each call is written down before it.
+func (s *Service) deliver(ctx context.Context, d Delivery) Delivery {
+	message, err := s.message(ctx, d)
+	if err != nil {
+		s.Logger.WarnContext(ctx, "a message waits: it cannot be opened now", "message", d.ID, "error", err)
+		return d
+	}
+	asked, refused := 0, 0
+	routes := s.routes[d.Channel]
+	for _, g := range routes {
+		if ok, _ := g.rate.Allow(ctx, ""); !ok {
+			continue
+		}
+		was := d
+		asked++
+		d.State, d.Provider, d.Reference, d.Attempts, d.SentAt, d.UpdatedAt = Sending, g.Name(), "", was.Attempts+1, s.instant(), s.instant()
+		d.NextAt = d.SentAt.Add(s.config.Lease)
+		if !s.change(ctx, was, d) {
+			return was
+		}
+		var reference string
+		err := g.breaker.Do(ctx, func(ctx context.Context) (err error) {
+			reference, err = g.Send(ctx, message)
+			return err
+		})
+		sending := d
+		d = d.called(reference, err, s.instant(), s.config, g.reporter != nil)
+		s.tell(ctx, g.Name(), d, err)
+		if !s.change(ctx, sending, d) {
+			return sending // a receipt was faster, or the database is away: then the worker asks the gateway
+		}
+		if d.State != Waiting {
+			return d
+		}
+		if errs.KindOf(err) == errs.Unprocessable {
+			refused++
+		}
+	}
+	was := d
+	switch {
+	case len(routes) == 0: // until the settings have one again
+		d.Code, d.NextAt, d.UpdatedAt = d.Channel.code("not_configured"), s.instant().Add(s.config.RetryMax), s.instant()
+	case refused == len(routes): // every gateway refuses this address or text: the next day they will, too
+		d.State, d.UpdatedAt = Failed, s.instant()
+	case asked == 0:
+		d.Code, d.NextAt, d.UpdatedAt = d.Channel.code("throttled"), s.instant().Add(s.config.RetryMin), s.instant()
+	default:
+		return d
+	}
+	if !s.change(ctx, was, d) {
+		return was
+	}
+	return d
+}
+
+func (s *Service) tell(ctx context.Context, provider string, d Delivery, err error) {
+	outcome := string(d.State)
+	if d.State == Waiting {
+		outcome = "refused"
+	}
+	s.Meter.Message(provider, outcome)
+	if err != nil {
+		s.Logger.WarnContext(ctx, "a message gateway did not take a message", "message", d.ID, "provider", provider, "state", string(d.State), "code", d.Code)
+	}
+}
+
+func (s *Service) message(ctx context.Context, d Delivery) (Message, error) {
+	key, err := s.People.Key(ctx, d.Participant)
+	if err != nil {
+		return Message{}, err
+	}
+	plain, err := key.Open(d.Sealed, place(d.Participant, d.ID))
+	if err != nil {
+		return Message{}, err
+	}
+	var c content
+	if err := json.Unmarshal(plain, &c); err != nil {
+		return Message{}, fmt.Errorf("message %d: %w", d.ID, err)
+	}
+	return Message{ID: d.ID, Channel: d.Channel, To: c.To, Template: d.Template, Language: d.Language, Params: c.Params}, nil
+}
+
+func (s *Service) change(ctx context.Context, was, is Delivery) bool {
+	ok, err := s.Deliveries.Change(ctx, was, is)
+	if err != nil {
+		s.Logger.WarnContext(ctx, "the state of a message could not be written", "message", is.ID, "state", string(is.State), "error", err)
+	}
+	return ok && err == nil
+}
