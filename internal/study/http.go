@@ -108,6 +108,25 @@ func op(id, method, path, summary string, status int) huma.Operation {
 	return huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, Tags: []string{"study design"}, DefaultStatus: status}
 }
 
+type siteView struct {
+	ID    web.ID `json:"id"`
+	Code  string `json:"code"`
+	Name  string `json:"name"`
+	Email string `json:"email,omitempty"`
+	Phone string `json:"phone,omitempty"`
+}
+
+func siteViewOf(v Site) siteView { return siteView{web.ID(v.ID), v.Code, v.Name, v.Email, v.Phone} }
+
+type siteContactInput struct {
+	ID   web.ID `path:"id"`
+	Site web.ID `path:"sid"`
+	Body struct {
+		Email string `json:"email" doc:"empty: none" example:"clinic@example.org"`
+		Phone string `json:"phone,omitempty" doc:"E.164; empty: none"`
+	}
+}
+
 // Routes registers study design.
 func (s *Service) Routes(api huma.API) {
 	s.questionnaireRoutes(api)
@@ -124,9 +143,13 @@ func (s *Service) Routes(api huma.API) {
 		v, err := s.AddSite(ctx, int64(in.ID), in.Body.Code, in.Body.Name)
 		return answer(codedView{web.ID(v.ID), v.Code, v.Name}, err)
 	})
-	web.Register(api, op("list-sites", http.MethodGet, "/api/v1/studies/{id}/sites", "Sites of a study", 200), func(ctx context.Context, in *studyID) (*out[web.Page[codedView]], error) {
+	web.Register(api, op("list-sites", http.MethodGet, "/api/v1/studies/{id}/sites", "Sites of a study", 200), func(ctx context.Context, in *studyID) (*out[web.Page[siteView]], error) {
 		list, err := s.Sites(ctx, int64(in.ID))
-		return whole(list, func(v Site) codedView { return codedView{web.ID(v.ID), v.Code, v.Name} }, err)
+		return whole(list, siteViewOf, err)
+	})
+	web.Register(api, op("set-site-contact", http.MethodPut, "/api/v1/studies/{id}/sites/{sid}/contact", "Where a site is told of what its participants have missed", 200), func(ctx context.Context, in *siteContactInput) (*out[siteView], error) {
+		v, err := s.SetSiteContact(ctx, int64(in.ID), int64(in.Site), in.Body.Email, in.Body.Phone)
+		return answer(siteViewOf(v), err)
 	})
 	web.Register(api, op("add-arm", http.MethodPost, "/api/v1/studies/{id}/arms", "Add an arm", 201), func(ctx context.Context, in *codedInput) (*out[codedView], error) {
 		v, err := s.AddArm(ctx, int64(in.ID), in.Body.Code, in.Body.Name)

@@ -130,6 +130,13 @@ func TestMainFlow(t *testing.T) {
  "reminders":[{"at":"opens","after":"PT0S"},{"at":"closes","after":"-PT1H"}]}`
 		v.call(t, "GET", base+"/schedule", "").want(t, "no schedule", 404, "not_found")
 		v.call(t, "POST", base+"/publish", "").want(t, "publish too early", 422, "invalid_field")
+		contact := base + "/sites/" + fmt.Sprint(site.body["id"]) + "/contact"
+		v.call(t, "PUT", contact, `{"email":"clinic@example.org","phone":"+8613800138000"}`).want(t, "site contact", 200, "", "email", "clinic@example.org", "phone", "+8613800138000")
+		v.call(t, "PUT", contact, `{"email":"Clinic <clinic@example.org>","phone":"110"}`).want(t, "bad site contact", 422, "invalid_field")
+		v.call(t, "PUT", base+"/sites/1/contact", `{"email":""}`).want(t, "unknown site", 404, "not_found")
+		if got := v.call(t, "GET", base+"/sites", ""); !strings.Contains(got.text, `"email":"clinic@example.org"`) {
+			t.Errorf("sites %s", got.text)
+		}
 		v.call(t, "PUT", base+"/schedule", `{"rules":[`+rule+`]}`).want(t, "schedule", 200, "", "version", 1)
 		got := v.call(t, "GET", base+"/schedule", "")
 		got.want(t, "get schedule", 200, "", "version", 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -22,6 +23,7 @@ type Shelf interface {
 	List(ctx context.Context, whose Whose, after int64, limit int) ([]Study, error)
 	Update(ctx context.Context, was, is Study, entry audit.Entry) error
 	AddSite(ctx context.Context, study int64, site Site, entry audit.Entry) error
+	SetSiteContact(ctx context.Context, study int64, site Site, entry audit.Entry) error
 	AddArm(ctx context.Context, study int64, arm Arm, entry audit.Entry) error
 	AddGrant(ctx context.Context, study int64, g StaffGrant, entry audit.Entry) error
 	StaffOf(ctx context.Context, study int64) ([]StaffGrant, error)
@@ -247,8 +249,37 @@ func (s *Service) AddSite(ctx context.Context, study int64, code, name string) (
 	if err != nil {
 		return Site{}, err
 	}
-	site := Site{a.id, code, name}
+	site := Site{ID: a.id, Code: code, Name: name}
 	err = s.Shelf.AddSite(ctx, study, site, a.entry("site.create", "site", a.id, study, nil, map[string]string{"code": code, "name": name}))
+	s.Catalog.Forget(ctx, study)
+	return site, err
+}
+
+// SetSiteContact says where a site is told of what its participants have missed; empty is nowhere.
+func (s *Service) SetSiteContact(ctx context.Context, study, id int64, email, phone string) (Site, error) {
+	who, _, err := s.design(ctx, study, auth.StudyDesign)
+	if err != nil {
+		return Site{}, err
+	}
+	if f := contactFindings(email, phone); len(f) > 0 {
+		return Site{}, errs.InvalidField(f...)
+	}
+	sites, err := s.Shelf.Sites(ctx, study)
+	if err != nil {
+		return Site{}, err
+	}
+	i := slices.IndexFunc(sites, func(s Site) bool { return s.ID == id })
+	if i < 0 {
+		return Site{}, errs.Absent("site")
+	}
+	a, err := s.begin(ctx, who)
+	if err != nil {
+		return Site{}, err
+	}
+	site := sites[i]
+	before := map[string]string{"email": site.Email, "phone": site.Phone}
+	site.Email, site.Phone = email, phone
+	err = s.Shelf.SetSiteContact(ctx, study, site, a.entry("site.contact", "site", id, study, before, map[string]string{"email": email, "phone": phone}))
 	s.Catalog.Forget(ctx, study)
 	return site, err
 }

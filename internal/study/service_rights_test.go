@@ -134,7 +134,7 @@ func TestLockedStudyTakesNoChange(t *testing.T) {
 			"publish questionnaire": func() error { _, err := w.PublishQuestionnaire(ctx, st.ID, q.ID); return err },
 			"schedule":              func() error { _, err := w.PutSchedule(ctx, st.ID, daily(canonical), time.Time{}); return err },
 			// What had passed the service before the lock came.
-			"site in the store":    func() error { return w.store.AddSite(ctx, st.ID, Site{9, "S09", "n"}, entry) },
+			"site in the store":    func() error { return w.store.AddSite(ctx, st.ID, Site{ID: 9, Code: "S09", Name: "n"}, entry) },
 			"arm in the store":     func() error { return w.store.AddArm(ctx, st.ID, Arm{9, "A", "n"}, entry) },
 			"staff in the store":   func() error { return w.store.AddGrant(ctx, st.ID, StaffGrant{User: 9, Role: auth.Monitor}, entry) },
 			"publish in the store": func() error { return w.store.Publish(ctx, q, entry) },

@@ -218,12 +218,36 @@ func (s *Store) coded(ctx context.Context, table string, study int64) ([]codedRo
 
 // Sites returns a study's sites by code.
 func (s *Store) Sites(ctx context.Context, study int64) ([]Site, error) {
-	rows, err := s.coded(ctx, "site", study)
+	var rows []struct {
+		ID                       int64
+		Code, Name, Email, Phone string
+	}
+	err := s.Meta.Read(ctx).Table("site").Select("id", "code", "name", "email", "phone").Where("study_id = ?", study).Order("code").Find(&rows).Error
+	if err != nil {
+		return nil, db.Error("sites", err)
+	}
 	out := make([]Site, len(rows))
 	for i, r := range rows {
-		out[i] = Site{r.ID, r.Code, r.Name}
+		out[i] = Site{r.ID, r.Code, r.Name, r.Email, r.Phone}
 	}
-	return out, err
+	return out, nil
+}
+
+// SetSiteContact writes where a site is told; errs.NotFound if the study has no such site.
+func (s *Store) SetSiteContact(ctx context.Context, study int64, site Site, entry audit.Entry) error {
+	return db.Error("site", s.Meta.Tx(ctx, func(tx *gorm.DB) error {
+		if err := design(tx, study); err != nil {
+			return err
+		}
+		done := tx.Exec("UPDATE site SET email = ?, phone = ? WHERE study_id = ? AND id = ?", site.Email, site.Phone, study, site.ID)
+		if done.Error != nil {
+			return done.Error
+		}
+		if done.RowsAffected == 0 {
+			return errs.Absent("site")
+		}
+		return changed(tx, study, entry)
+	}))
 }
 
 // Arms returns a study's arms by code.

@@ -38,7 +38,7 @@ func TestNoChangeWithoutEvidence(t *testing.T) {
 		for what, change := range map[string]func() error{
 			"create":  func() error { return w.store.Create(ctx, other, manager, taken) },
 			"update":  func() error { return w.store.Update(ctx, st, is, taken) },
-			"site":    func() error { return w.store.AddSite(ctx, st.ID, Site{902, "S01", "n"}, taken) },
+			"site":    func() error { return w.store.AddSite(ctx, st.ID, Site{ID: 902, Code: "S01", Name: "n"}, taken) },
 			"arm":     func() error { return w.store.AddArm(ctx, st.ID, Arm{903, "A", "n"}, taken) },
 			"grant":   func() error { return w.store.AddGrant(ctx, st.ID, StaffGrant{User: 9, Role: auth.Monitor}, taken) },
 			"import":  func() error { _, err := w.store.PutQuestionnaire(ctx, next, []byte("{}"), entry); return err },
@@ -102,7 +102,7 @@ func TestAnIDIssuedTwiceRaisesTheAlarm(t *testing.T) {
 		for what, err := range map[string]error{
 			"study": w.store.Create(ctx, again, manager, entry),
 			"site": twice(func() error {
-				return w.store.AddSite(ctx, st.ID, Site{70, fmt.Sprint("S", w.IDs.(sequence).next()), "n"}, w.another(entry))
+				return w.store.AddSite(ctx, st.ID, Site{ID: 70, Code: fmt.Sprint("S", w.IDs.(sequence).next()), Name: "n"}, w.another(entry))
 			}),
 			"questionnaire": twice(func() error {
 				q := Questionnaire{ID: 80, Study: st.ID, URL: "u", Version: fmt.Sprint(w.IDs.(sequence).next()), Status: Draft}
@@ -214,7 +214,7 @@ func TestStoreReads(t *testing.T) {
 		}
 		_, _, err = w.store.Questionnaire(ctx, 1)
 		want(t, "unknown questionnaire", err, "not_found")
-		want(t, "a site of no study", w.store.AddSite(ctx, 1, Site{1, "S", "n"}, audit.Entry{}), "not_found")
+		want(t, "a site of no study", w.store.AddSite(ctx, 1, Site{ID: 1, Code: "S", Name: "n"}, audit.Entry{}), "not_found")
 		st := w.create(t, "EP-001")
 		got, err := w.store.ByProtocol(ctx, "EP-001")
 		if diff := cmp.Diff(st, got); err != nil || diff != "" {

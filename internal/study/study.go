@@ -7,6 +7,8 @@ package study
 
 import (
 	"fmt"
+	"net/mail"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -47,8 +49,9 @@ type Study struct {
 
 // Site is a hospital or clinic that enrols participants.
 type Site struct {
-	ID         int64
-	Code, Name string
+	ID           int64
+	Code, Name   string
+	Email, Phone string // where the site is told of what its participants have missed; may be empty
 }
 
 // Arm is a treatment arm.
@@ -149,6 +152,20 @@ func languageTag(tag string) bool {
 		}
 	}
 	return len(tag) <= 35
+}
+
+var e164 = regexp.MustCompile(`^\+[1-9][0-9]{6,14}$`) // ITU-T E.164
+
+// contactFindings holds the addresses of a site against their form; both may be empty.
+func contactFindings(email, phone string) []errs.Finding {
+	var out []errs.Finding
+	if a, err := mail.ParseAddress(email); email != "" && (err != nil || a.Address != email || len(email) > 254) {
+		out = append(out, errs.Finding{Pointer: "/email", Code: "invalid_email", Detail: "must be a mail address such as clinic@example.org, or empty"})
+	}
+	if phone != "" && !e164.MatchString(phone) {
+		out = append(out, errs.Finding{Pointer: "/phone", Code: "invalid_phone", Detail: "must be an E.164 number such as +8613800138000, or empty"})
+	}
+	return out
 }
 
 func errLocked() *errs.Error {

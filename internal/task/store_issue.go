@@ -209,3 +209,73 @@ func reach(tx *gorm.DB, h *Horizon) error {
 func begin(tx *gorm.DB, h *Horizon) error {
 	return db.InsertNew(tx, "task_horizon", horizonColumns, [][]any{{h.Bucket, h.Study, h.Mark, db.Micros(h.Until)}})
 }
+
+// Reminding is a task somebody has to look at now.
+type Reminding struct {
+	Issued
+	Done bool
+}
+
+// Remindable claims up to limit tasks of a shard whose next reminder is due: until the lease ends no other caller gets them. What
+// Remind does not set anew comes again then.
+func (s *Store) Remindable(ctx context.Context, shard *db.DB, now, lease time.Time, limit int) ([]Reminding, error) {
+	var out []Reminding
+	err := shard.Tx(ctx, func(tx *gorm.DB) error {
+		out = nil
+		var rows []issuedRow
+		due := db.SkipLocked(tx.Table("task")).Select(issuedSelect).Where("remind_at > 0 AND remind_at <= ?", db.Micros(now)).Order("remind_at").Limit(limit)
+		if err := due.Find(&rows).Error; err != nil {
+			return err
+		}
+		keys := make([]Key, len(rows))
+		for i := range rows {
+			keys[i] = Key{rows[i].ParticipantID, rows[i].ID}
+		}
+		done, err := DoneFor(tx, keys)
+		if err != nil {
+			return err
+		}
+		for i := range rows {
+			one, err := rows[i].issued()
+			if err != nil {
+				return err
+			}
+			_, completed := done[keys[i]]
+			out = append(out, Reminding{one, completed})
+		}
+		return remind(tx, keys, lease)
+	})
+	return out, db.Error("reminders", err)
+}
+
+// remind sets when somebody looks at tasks again.
+func remind(tx *gorm.DB, keys []Key, at time.Time) error {
+	for chunk := range slices.Chunk(keys, 100) {
+		participants, ids := make([]int64, len(chunk)), make([]int64, len(chunk))
+		for i, k := range chunk {
+			participants[i], ids[i] = k.Participant, k.Task
+		}
+		// Ids are hashes over the participant, so that no other pair of the lists exists.
+		if err := tx.Exec("UPDATE task SET remind_at = ? WHERE participant_id IN ? AND id IN ?", db.Micros(at), participants, ids).Error; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Remind sets, in tx, when the next reminder of a task is due; zero: never. A task that the generator has set anew since it was claimed
+// with that lease stays as the generator says.
+func Remind(tx *gorm.DB, key Key, lease, next time.Time) error {
+	return tx.Exec("UPDATE task SET remind_at = ? WHERE participant_id = ? AND id = ? AND remind_at = ?", at(next), key.Participant, key.Task, db.Micros(lease)).Error
+}
+
+// Unanswered reports whether a task is still waited for at an instant: issued, not completed, not over.
+func (s *Store) Unanswered(ctx context.Context, key Key, now time.Time) (bool, error) {
+	var rows []struct{ Waiting int }
+	err := s.Shards.For(key.Participant).Read(ctx).Raw("SELECT 1 AS waiting FROM task t WHERE t.participant_id = ? AND t.id = ? AND t.state = ? AND t.grace_until >= ? "+
+		"AND NOT EXISTS (SELECT 1 FROM task_completion c WHERE c.participant_id = t.participant_id AND c.task_id = t.id)", key.Participant, key.Task, rowIssued, db.Micros(now)).Scan(&rows).Error
+	return len(rows) > 0, db.Error("task", err)
+}
+
+// Taken reports whether the task was taken back or excused.
+func (i *Issued) Taken() bool { return i.State != rowIssued }

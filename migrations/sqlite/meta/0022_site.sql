@@ -4,6 +4,8 @@ CREATE TABLE site (
     study_id INTEGER NOT NULL,
     code TEXT NOT NULL,
     name TEXT NOT NULL,
+    email TEXT NOT NULL DEFAULT '',
+    phone TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (id)
 );
 
