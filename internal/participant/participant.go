@@ -42,6 +42,8 @@ type Participant struct {
 	Number, Arm, Zone, Language, Status string
 	Anchors                             map[string]task.Date
 	Zones                               []task.ZoneChange // ascending; the first applies from the beginning
+	Earlier                             []task.Facts      // what arm and anchors were before, ascending
+	Left                                time.Time         // when the participant left the study; zero: has not
 	WrappedKey                          []byte            // data key of the participant, wrapped by the keyring
 	Version                             int64             // 1 after enrolment
 	CreatedAt                           time.Time
@@ -49,7 +51,7 @@ type Participant struct {
 
 // Person is the participant as the schedule engine sees it.
 func (p *Participant) Person() task.Person {
-	return task.Person{ID: p.ID, Study: p.Study, Arm: p.Arm, Anchors: p.Anchors, Zones: p.Zones}
+	return task.Person{ID: p.ID, Study: p.Study, Arm: p.Arm, Anchors: p.Anchors, Earlier: p.Earlier, Zones: p.Zones, Left: p.Left}
 }
 
 // Change is what staff change about a participant; nil and empty members stay as they are.
@@ -87,12 +89,10 @@ func numberFindings(number string) []errs.Finding {
 		Detail: fmt.Sprintf("must be 1 to %d letters, digits, dots, underscores, hyphens or slashes", maxNumber)}}
 }
 
-// zoneFindings refuses everything but a zone of the IANA database; "Local" would mean the server's own.
+// zoneFindings refuses everything but a zone of the IANA database.
 func zoneFindings(zone string) []errs.Finding {
-	if zone != "" && zone != "Local" {
-		if _, err := time.LoadLocation(zone); err == nil {
-			return nil
-		}
+	if task.KnownZone(zone) {
+		return nil
 	}
 	return []errs.Finding{{Pointer: "/zone", Code: "unknown_zone", Detail: "must be an IANA time zone such as Europe/Berlin or Asia/Shanghai"}}
 }
@@ -141,12 +141,20 @@ func anchorName(event string) bool {
 
 // today is the local date of an instant in a zone that zoneFindings accepted.
 func today(now time.Time, zone string) task.Date {
-	loc, err := time.LoadLocation(zone)
+	loc, err := task.LoadZone(zone)
 	if err != nil {
 		loc = time.UTC
 	}
 	y, m, d := now.In(loc).Date()
 	return task.Date{Year: y, Month: m, Day: d}
+}
+
+// remembered returns the history of arm and anchors with what they were until an instant.
+func (p *Participant) remembered(until time.Time) []task.Facts {
+	if n := len(p.Earlier); n > 0 && !p.Earlier[n-1].Until.Before(until) {
+		until = p.Earlier[n-1].Until.Add(time.Microsecond) // another process's clock was ahead of ours
+	}
+	return append(slices.Clone(p.Earlier), task.Facts{Until: until, Arm: p.Arm, Anchors: p.Anchors})
 }
 
 // follows returns now, or the first instant after the last change where another process's clock was ahead of ours: a history

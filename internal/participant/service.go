@@ -245,6 +245,12 @@ func (s *Service) changed(ctx context.Context, d *desk, was *Participant, c Chan
 	if err == nil && len(findings) > 0 {
 		err = errs.InvalidField(findings...)
 	}
+	if is.Arm != was.Arm || !maps.Equal(is.Anchors, was.Anchors) {
+		is.Earlier = was.remembered(s.instant())
+	}
+	if is.Status == Withdrawn && was.Status != Withdrawn {
+		is.Left = s.instant()
+	}
 	return &is, err
 }
 

@@ -3,9 +3,11 @@ package participant
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"gorm.io/gorm"
@@ -32,7 +34,7 @@ type Newcomer struct {
 	line int    // of the import
 }
 
-// joinedRow is a participant with one of its anchors and one of its zones: a participant comes as their product, which is
+// joinedRow is a participant with one of its anchors, zones and earlier facts: a participant comes as their product, which is
 // small, in one statement.
 type joinedRow struct {
 	ID, StudyID, SiteID     int64
@@ -40,15 +42,18 @@ type joinedRow struct {
 	Zone, Language          string
 	DataKey                 []byte
 	Version, CreatedAt      int64
+	LeftAt                  int64
 	AnchorEvent, AnchorDate *string
 	HistoryFromAt           *int64
 	HistoryZone             *string
+	FactsUntilAt            *int64
+	FactsArm, FactsAnchors  *string
 }
 
-const selectJoined = "SELECT p.id, p.study_id, p.site_id, p.arm, p.number, p.status, p.zone, p.language, p.data_key, p.version, p.created_at, " +
-	"a.event AS anchor_event, a.date AS anchor_date, z.from_at AS history_from_at, z.zone AS history_zone FROM participant p " +
-	"LEFT JOIN participant_anchor a ON a.participant_id = p.id LEFT JOIN participant_zone z ON z.participant_id = p.id WHERE p.id IN ? " +
-	"ORDER BY p.id, z.from_at"
+const selectJoined = "SELECT p.id, p.study_id, p.site_id, p.arm, p.number, p.status, p.zone, p.language, p.data_key, p.version, p.created_at, p.left_at, " +
+	"a.event AS anchor_event, a.date AS anchor_date, z.from_at AS history_from_at, z.zone AS history_zone, f.until_at AS facts_until_at, f.arm AS facts_arm, f.anchors AS facts_anchors FROM participant p " +
+	"LEFT JOIN participant_anchor a ON a.participant_id = p.id LEFT JOIN participant_zone z ON z.participant_id = p.id LEFT JOIN participant_facts f ON f.participant_id = p.id WHERE p.id IN ? " +
+	"ORDER BY p.id, z.from_at, f.until_at"
 
 // ByID returns those of the ids that exist, with one statement per shard and 512 ids.
 func (s *Store) ByID(ctx context.Context, ids []int64) (map[int64]*Participant, error) {
@@ -79,7 +84,20 @@ func (r *joinedRow) addTo(out map[int64]*Participant) error {
 			ID: r.ID, Study: r.StudyID, Site: r.SiteID, Number: r.Number, Arm: r.Arm, Zone: r.Zone, Language: r.Language, Status: r.Status,
 			Anchors: make(map[string]task.Date), WrappedKey: r.DataKey, Version: r.Version, CreatedAt: db.Time(r.CreatedAt),
 		}
+		if r.LeftAt != 0 {
+			p.Left = db.Time(r.LeftAt)
+		}
 		out[r.ID] = p
+	}
+	if r.FactsUntilAt != nil {
+		until := db.Time(*r.FactsUntilAt)
+		if n := len(p.Earlier); n == 0 || p.Earlier[n-1].Until.Before(until) {
+			facts := task.Facts{Until: until, Arm: *r.FactsArm}
+			if err := json.Unmarshal([]byte(*r.FactsAnchors), &facts.Anchors); err != nil {
+				return fmt.Errorf("facts of participant %d: %w", r.ID, err)
+			}
+			p.Earlier = append(p.Earlier, facts)
+		}
 	}
 	if r.AnchorEvent != nil {
 		date, err := task.ParseDate(*r.AnchorDate)
@@ -95,6 +113,30 @@ func (r *joinedRow) addTo(out map[int64]*Participant) error {
 		}
 	}
 	return nil
+}
+
+// InBucket returns participants of a study in a bucket of a shard with ids above after, by id, up to limit.
+func (s *Store) InBucket(ctx context.Context, shard *db.DB, study int64, bucket int, after int64, limit int) ([]*Participant, error) {
+	var ids []int64
+	err := shard.Read(ctx).Table("participant").Select("id").Where("study_id = ? AND bucket = ? AND id > ?", study, bucket, after).Order("id").Limit(limit).Scan(&ids).Error
+	if err != nil {
+		return nil, db.Error("participants", err)
+	}
+	return s.ordered(ctx, ids)
+}
+
+// ordered returns those of the ids that exist, by id.
+func (s *Store) ordered(ctx context.Context, ids []int64) ([]*Participant, error) {
+	found, err := s.ByID(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*Participant, 0, len(found))
+	for _, p := range found {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b *Participant) int { return cmp.Compare(a.ID, b.ID) })
+	return out, nil
 }
 
 // Existing returns which of the ids have a participant on their shard.
@@ -138,23 +180,14 @@ func (s *Store) Page(ctx context.Context, study int64, sites []int64, after int6
 		return nil, err
 	}
 	slices.Sort(ids)
-	ids = ids[:min(limit, len(ids))]
-	found, err := s.ByID(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]*Participant, 0, len(found))
-	for _, p := range found {
-		out = append(out, p)
-	}
-	slices.SortFunc(out, func(a, b *Participant) int { return cmp.Compare(a.ID, b.ID) })
-	return out, nil
+	return s.ordered(ctx, ids[:min(limit, len(ids))])
 }
 
 var (
-	participantColumns = []string{"id", "study_id", "site_id", "arm", "number", "status", "zone", "language", "data_key", "version", "created_at"}
+	participantColumns = []string{"id", "study_id", "site_id", "arm", "number", "status", "zone", "language", "data_key", "version", "created_at", "bucket", "left_at"}
 	anchorColumns      = []string{"participant_id", "event", "date"}
 	zoneColumns        = []string{"participant_id", "from_at", "zone"}
+	factsColumns       = []string{"participant_id", "until_at", "arm", "anchors"}
 )
 
 // Enrol writes newcomers with accounts and audit entries, in one transaction per shard. It returns, by participant, what
@@ -193,8 +226,9 @@ func insert(tx *gorm.DB, newcomers []*Newcomer) error {
 	zones := make([][]any, 0, len(newcomers))
 	accounts := make([]user.Account, 0, len(newcomers))
 	entries := make([]audit.Entry, 0, len(newcomers))
+	waiting := make(map[int64][]int64) // by study, for their tasks
 	for _, n := range newcomers {
-		rows = append(rows, []any{n.ID, n.Study, n.Site, n.Arm, n.Number, n.Status, n.Zone, n.Language, n.WrappedKey, n.Version, db.Micros(n.CreatedAt)})
+		rows = append(rows, []any{n.ID, n.Study, n.Site, n.Arm, n.Number, n.Status, n.Zone, n.Language, n.WrappedKey, n.Version, db.Micros(n.CreatedAt), db.Bucket(n.ID), 0})
 		for event, date := range n.Anchors {
 			anchors = append(anchors, []any{n.ID, event, date.String()})
 		}
@@ -203,6 +237,12 @@ func insert(tx *gorm.DB, newcomers []*Newcomer) error {
 		}
 		accounts = append(accounts, user.Account{Participant: n.ID, Study: n.Study, Activation: &n.Activation})
 		entries = append(entries, n.Entry)
+		waiting[n.Study] = append(waiting[n.Study], n.ID)
+	}
+	for study, ids := range waiting {
+		if err := task.Refresh(tx, study, ids, newcomers[0].CreatedAt); err != nil {
+			return err
+		}
 	}
 	if err := db.Insert(tx, "participant", participantColumns, rows); err != nil {
 		return err
@@ -223,15 +263,15 @@ func insert(tx *gorm.DB, newcomers []*Newcomer) error {
 // participant who leaves loses every way to sign in, in the same transaction.
 func (s *Store) Update(ctx context.Context, was, is *Participant, entry audit.Entry) error {
 	err := s.Shards.For(was.ID).Tx(ctx, func(tx *gorm.DB) error {
-		done := tx.Exec("UPDATE participant SET site_id = ?, arm = ?, status = ?, zone = ?, language = ?, version = ? WHERE id = ? AND version = ?",
-			is.Site, is.Arm, is.Status, is.Zone, is.Language, is.Version, was.ID, was.Version)
+		done := tx.Exec("UPDATE participant SET site_id = ?, arm = ?, status = ?, zone = ?, language = ?, left_at = ?, version = ? WHERE id = ? AND version = ?",
+			is.Site, is.Arm, is.Status, is.Zone, is.Language, micros(is.Left), is.Version, was.ID, was.Version)
 		if done.Error != nil {
 			return done.Error
 		}
 		if done.RowsAffected != 1 {
 			return errStale()
 		}
-		if err := updateParts(tx, was, is); err != nil {
+		if err := updateParts(tx, was, is, entry.At); err != nil {
 			return err
 		}
 		if is.Status == Withdrawn && was.Status != Withdrawn {
@@ -244,7 +284,29 @@ func (s *Store) Update(ctx context.Context, was, is *Participant, entry audit.En
 	return db.Error("participant", err)
 }
 
-func updateParts(tx *gorm.DB, was, is *Participant) error {
+// micros keeps no time as 0.
+func micros(at time.Time) int64 {
+	if at.IsZero() {
+		return 0
+	}
+	return db.Micros(at)
+}
+
+func updateParts(tx *gorm.DB, was, is *Participant, at time.Time) error {
+	for _, f := range is.Earlier[len(was.Earlier):] {
+		anchors, err := json.Marshal(f.Anchors)
+		if err != nil {
+			return fmt.Errorf("facts: %w", err)
+		}
+		if err := db.Insert(tx, "participant_facts", factsColumns, [][]any{{was.ID, db.Micros(f.Until), f.Arm, string(anchors)}}); err != nil {
+			return err
+		}
+	}
+	if len(is.Earlier) > len(was.Earlier) || len(is.Zones) > len(was.Zones) || !is.Left.Equal(was.Left) {
+		if err := task.Refresh(tx, was.Study, []int64{was.ID}, at); err != nil {
+			return err
+		}
+	}
 	for _, z := range is.Zones[len(was.Zones):] {
 		if err := db.Insert(tx, "participant_zone", zoneColumns, [][]any{{was.ID, db.Micros(z.From), z.Zone}}); err != nil {
 			return err

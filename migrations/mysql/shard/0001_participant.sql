@@ -11,6 +11,8 @@ CREATE TABLE participant (
     data_key MEDIUMBLOB NOT NULL,
     version BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
+    bucket INT NOT NULL,
+    left_at BIGINT NOT NULL,
     PRIMARY KEY (id)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_bin;
 

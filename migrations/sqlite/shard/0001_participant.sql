@@ -10,7 +10,9 @@ CREATE TABLE participant (
     language TEXT NOT NULL,
     data_key BLOB NOT NULL,
     version INTEGER NOT NULL,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    bucket INTEGER NOT NULL,
+    left_at INTEGER NOT NULL
 );
 
 -- +goose Down
