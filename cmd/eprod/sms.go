@@ -22,6 +22,7 @@ type NotifyConfig struct {
 	Aliyun        AliyunSettings  `koanf:"aliyun"`
 	Tencent       TencentSettings `koanf:"tencent"`
 	Twilio        TwilioSettings  `koanf:"twilio"`
+	Email         EmailSettings   `koanf:"email"`
 }
 
 // AliyunSettings are those of the sender, with its secrets.
@@ -44,9 +45,16 @@ type TwilioSettings struct {
 	AuthToken           Secret `koanf:"authToken"`
 }
 
+// EmailSettings are those of the sender of mail, with its secret.
+type EmailSettings struct {
+	notify.SMTPConfig `koanf:",squash"`
+	Password          Secret `koanf:"password"`
+}
+
 func defaultNotify() NotifyConfig {
 	c := NotifyConfig{Config: notify.DefaultServiceConfig()}
 	c.Aliyun.AliyunConfig, c.Tencent.TencentConfig, c.Twilio.TwilioConfig = notify.DefaultAliyunConfig(), notify.DefaultTencentConfig(), notify.DefaultTwilioConfig()
+	c.Email.SMTPConfig = notify.DefaultSMTPConfig()
 	c.Aliyun.Templates, c.Tencent.Templates, c.Twilio.Templates = []notify.Code{}, []notify.Code{}, []notify.Code{}
 	return c
 }
@@ -69,13 +77,20 @@ func (c TwilioSettings) sender() notify.TwilioConfig {
 	return out
 }
 
+func (c EmailSettings) sender() notify.SMTPConfig {
+	out := c.SMTPConfig
+	out.Credentials = notify.Credentials{Secret: string(c.Password)}
+	return out
+}
+
 // Validate returns every problem at once, each as "key: value: what would be right".
 func (c NotifyConfig) Validate() error {
 	problems := []error{c.Config.Validate()}
 	for _, section := range []struct {
 		name string
 		err  error
-	}{{notify.AliyunName, c.Aliyun.sender().Validate()}, {notify.TencentName, c.Tencent.sender().Validate()}, {notify.TwilioName, c.Twilio.sender().Validate()}} {
+	}{{notify.AliyunName, c.Aliyun.sender().Validate()}, {notify.TencentName, c.Tencent.sender().Validate()}, {notify.TwilioName, c.Twilio.sender().Validate()},
+		{"email", c.Email.sender().Validate()}} {
 		if section.err == nil {
 			continue
 		}
@@ -86,8 +101,8 @@ func (c NotifyConfig) Validate() error {
 	return errors.Join(problems...)
 }
 
-// senders returns the enabled gateways in the settings' order.
-func (c NotifyConfig) senders(parts notify.Parts) []notify.Sender {
+// senders returns the enabled gateways: those of text messages in the settings' order, and the mail server.
+func (c NotifyConfig) senders(parts notify.Parts, mail notify.SMTPParts) []notify.Sender {
 	var senders []notify.Sender
 	for _, name := range c.Order {
 		switch {
@@ -98,6 +113,9 @@ func (c NotifyConfig) senders(parts notify.Parts) []notify.Sender {
 		case name == notify.TwilioName && c.Twilio.Enabled:
 			senders = append(senders, notify.NewTwilio(c.Twilio.sender(), parts))
 		}
+	}
+	if c.Email.Enabled {
+		senders = append(senders, notify.NewSMTP(c.Email.sender(), mail))
 	}
 	return senders
 }
@@ -119,11 +137,13 @@ func (a *app) openMessages(people *participant.Profiles) error {
 	if err != nil {
 		return err
 	}
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
+	dial := (&net.Dialer{Timeout: 2 * time.Second}).DialContext
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: dial,
 		TLSHandshakeTimeout: 3 * time.Second, MaxIdleConnsPerHost: a.config.Notify.Burst, IdleConnTimeout: time.Minute}
 	parts := notify.Parts{Client: &http.Client{Transport: transport}, Now: time.Now, Random: rand.Reader, Templates: templates}
+	mail := notify.SMTPParts{Dial: dial, Now: time.Now, Templates: templates}
 	a.messages = notify.NewService(a.config.Notify.Config, notify.ServiceParts{Deliveries: &notify.Store{Shards: a.shards}, Shards: a.shards, People: messagesOf{personOf{people}},
-		Guard: a.guard, Senders: a.config.Notify.senders(parts), Templates: templates, IDs: a.ids, Now: time.Now, Meter: a.metrics.Messages, Gauge: a.metrics.Health, Logger: a.log})
+		Guard: a.guard, Senders: a.config.Notify.senders(parts, mail), Templates: templates, IDs: a.ids, Now: time.Now, Meter: a.metrics.Messages, Gauge: a.metrics.Health, Logger: a.log})
 	return nil
 }
 
@@ -131,7 +151,7 @@ func (p *program) sandboxCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "sms-sandbox", Short: "Run a local message gateway that speaks all three wire forms", Args: cobra.NoArgs,
 		Long: "Takes messages in the forms of Alibaba Cloud, Tencent Cloud and Twilio, verifies their signatures, shows an inbox, sends receipts,\n" +
-			"and misbehaves on command. Settings under smsSandbox; see docs/sms.md. Never on a public address: the inbox shows numbers.",
+			"and misbehaves on command. Settings under smsSandbox; see docs/messages.md. Never on a public address: the inbox shows numbers.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.config()
 			if err != nil {

@@ -19,7 +19,7 @@ type Code struct {
 // Credentials are the secrets of a sender. They carry no settings tag: whoever reads settings fills them in from its own secret type,
 // before Validate. They never appear in output.
 type Credentials struct {
-	Secret        string // AccessKeySecret, SecretKey or AuthToken
+	Secret        string // AccessKeySecret, SecretKey, AuthToken or password
 	CallbackToken string // Aliyun and Tencent do not sign callbacks; theirs carry ?token= with this
 }
 

@@ -11,7 +11,7 @@ import (
 
 // Config bounds the sending of messages.
 type Config struct {
-	Order      []string            `koanf:"order"`      // names of senders, the first to be asked first
+	Order      []string            `koanf:"order"`      // names of senders of texts, the first to be asked first
 	InlineWait time.Duration       `koanf:"inlineWait"` // how long a request waits for the gateway before it is told that the message is being sent
 	Inline     int                 `koanf:"inline"`     // calls on behalf of requests at once; what is more waits for the worker
 	Interval   time.Duration       `koanf:"interval"`   // how often the worker looks for what is due

@@ -33,6 +33,12 @@ func TestConfigProblemsAreNamed(t *testing.T) {
 	aliyun := func(change func(*AliyunConfig)) error { c := goodAliyun(); change(&c); return c.Validate() }
 	tencent := func(change func(*TencentConfig)) error { c := goodTencent(); change(&c); return c.Validate() }
 	twilio := func(change func(*TwilioConfig)) error { c := goodTwilio(); change(&c); return c.Validate() }
+	smtp := func(change func(*SMTPConfig)) error {
+		c := DefaultSMTPConfig()
+		c.Enabled, c.Host, c.From = true, "smtp.example.org", "eprod <no-reply@example.org>"
+		change(&c)
+		return c.Validate()
+	}
 	for name, c := range map[string]struct {
 		err  error
 		want string // empty: valid
@@ -58,6 +64,21 @@ func TestConfigProblemsAreNamed(t *testing.T) {
 		"AccountSID":    {twilio(func(c *TwilioConfig) { c.AccountSID = "AC../x" }), "accountSid"},
 		"CallbackQuery": {twilio(func(c *TwilioConfig) { c.Callback += "?a=b" }), "callback"},
 		"NoCallback":    {twilio(func(c *TwilioConfig) { c.Callback = "" }), "callback"},
+		"SMTP":          {smtp(func(*SMTPConfig) {}), ""},
+		"SMTPAccount":   {smtp(func(c *SMTPConfig) { c.Username, c.Credentials.Secret, c.Helo = "u", "p", "epro.example.org" }), ""},
+		"SMTPLocal":     {smtp(func(c *SMTPConfig) { c.Host, c.Port, c.Security, c.Helo = "::1", 25, "none", "[192.0.2.1]" }), ""},
+		"SMTPOff":       {DefaultSMTPConfig().Validate(), ""},
+		"SMTPOpen":      {smtp(func(c *SMTPConfig) { c.Security = "none" }), "in the clear"},
+		"SMTPOpenLAN":   {smtp(func(c *SMTPConfig) { c.Security, c.Host = "none", "10.0.0.1" }), "in the clear"},
+		"SMTPSecurity":  {smtp(func(c *SMTPConfig) { c.Security = "ssl" }), `security: "ssl": must be one of`},
+		"SMTPNoHost":    {smtp(func(c *SMTPConfig) { c.Host = "" }), "host"},
+		"SMTPHostPort":  {smtp(func(c *SMTPConfig) { c.Host = "smtp.example.org:587" }), "host"},
+		"SMTPPort":      {smtp(func(c *SMTPConfig) { c.Port = 0 }), "port: 0"},
+		"SMTPNoPass":    {smtp(func(c *SMTPConfig) { c.Username = "u" }), "password"},
+		"SMTPNoUser":    {smtp(func(c *SMTPConfig) { c.Credentials.Secret = "p" }), "password"},
+		"SMTPNoFrom":    {smtp(func(c *SMTPConfig) { c.From = "" }), "from"},
+		"SMTPFromLine":  {smtp(func(c *SMTPConfig) { c.From = "a@example.org\r\nBcc: b@example.org" }), "from"},
+		"SMTPHelo":      {smtp(func(c *SMTPConfig) { c.Helo = "a b" }), "helo"},
 		"Content":       {twilio(func(c *TwilioConfig) { c.Templates = []Code{{"task_due", "en", "SMS_1"}} }), "HX"},
 	} {
 		t.Run(name, func(t *testing.T) {

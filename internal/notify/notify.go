@@ -21,6 +21,7 @@ const (
 	AliyunName  = "aliyun"
 	TencentName = "tencent"
 	TwilioName  = "twilio"
+	SMTPName    = "smtp"
 )
 
 // Channel is a way to people. A sender serves exactly one.
