@@ -40,6 +40,7 @@ type app struct {
 	participants *participant.Service
 	users        *user.Service
 	tasks        *task.Service
+	generator    *task.Generator
 	messages     *notify.Service
 	submissions  *submission.Store
 	memory       *submission.Memory
@@ -95,8 +96,7 @@ func (a *app) wire() error {
 		Tokens: a.signer, Secrets: a.keyring.Intake(), Hasher: user.NewHasher(c.Users, rand.Reader), IDs: a.ids, Random: rand.Reader, Now: now, Logger: a.log})
 	a.studies = study.New(study.Parts{Shelf: shelf, Catalog: a.catalog, Guard: a.guard, Accounts: a.users, Engine: a.engine, IDs: a.ids,
 		Limits: c.Questionnaire.Limits, Now: now})
-	a.tasks = &task.Service{Engine: a.engine, Plans: a.catalog, People: personOf{a.profiles}, Questionnaires: a.catalog,
-		Completions: &task.Store{Shards: a.shards}, Guard: a.guard, Now: now}
+	a.openTasks(people, shelf)
 	return a.openMessages(a.profiles)
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/eprod/eprod/internal/processor"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/study"
+	"github.com/eprod/eprod/internal/task"
 	"github.com/eprod/eprod/internal/user"
 	"github.com/eprod/eprod/internal/web"
 )
@@ -45,6 +46,7 @@ type Config struct {
 	Participants  participant.Config        `koanf:"participants"`
 	Profiles      participant.ProfileConfig `koanf:"profiles"`
 	Catalog       study.CatalogConfig       `koanf:"catalog"`
+	Tasks         task.GeneratorConfig      `koanf:"tasks"`
 	Questionnaire QuestionnaireConfig       `koanf:"questionnaire"`
 	Limits        limit.Config              `koanf:"limits"`
 	Cache         cache.Config              `koanf:"cache"`
@@ -137,6 +139,7 @@ func defaultConfig() Config {
 		Participants:  participant.DefaultConfig(),
 		Profiles:      participant.DefaultProfileConfig(),
 		Catalog:       study.DefaultCatalogConfig(),
+		Tasks:         task.DefaultGeneratorConfig(),
 		Questionnaire: QuestionnaireConfig{Limits: questionnaire.DefaultLimits()},
 		Limits:        limit.DefaultConfig(),
 		Cache:         cache.DefaultConfig(),
@@ -218,6 +221,7 @@ func (c *Config) Validate() error {
 	section("participants", c.Participants.Validate())
 	section("profiles", c.Profiles.Validate())
 	section("catalog", c.Catalog.Validate())
+	section("tasks", c.Tasks.Validate())
 	section("limits", c.Limits.Validate())
 	section("cache", c.Cache.Validate())
 	section("locks", c.Locks.Validate())

@@ -156,7 +156,7 @@ func (s *server) fillDemo(ctx context.Context) (demoFile, error) {
 }
 
 func yesterday(zone string) string {
-	loc, err := time.LoadLocation(zone)
+	loc, err := task.LoadZone(zone)
 	if err != nil {
 		loc = time.UTC
 	}

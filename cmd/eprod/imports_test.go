@@ -32,7 +32,7 @@ var contexts = map[string][]string{
 	"study":         {"audit", "auth", "questionnaire", "task", "user"},
 	"participant":   {"audit", "auth", "study", "task", "user"},
 	"submission":    {"audit", "auth", "questionnaire", "task"},
-	"notify":        {"audit", "auth"},
+	"notify":        {"audit", "auth", "task"},
 	"ingest":        {"auth", "participant", "questionnaire", "study", "submission", "task"},
 	"processor":     {"audit", "participant", "questionnaire", "study", "submission", "task"},
 }

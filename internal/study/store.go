@@ -357,3 +357,10 @@ func (s *Store) Schedules(ctx context.Context, study int64) ([]ScheduleVersion, 
 	}
 	return out, nil
 }
+
+// ActiveStudies returns the ids of the studies that are active.
+func (s *Store) ActiveStudies(ctx context.Context) ([]int64, error) {
+	var ids []int64
+	err := s.Meta.Read(ctx).Table("study").Select("id").Where("status = ?", Active).Order("id").Limit(maxViews).Scan(&ids).Error
+	return ids, db.Error("studies", err)
+}

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"gorm.io/gorm"
-
 	"github.com/eprod/eprod/internal/db"
 )
 
@@ -190,10 +188,7 @@ func (p *pass) wishes(ctx context.Context, studies []int64) (Work, error) {
 		}
 		now := p.instant()
 		first := &Horizon{batch[0].Bucket, batch[0].Study, plan.Mark(), now.Add(p.config.Horizon)}
-		done, failed := p.issue(ctx, plan, people, time.Time{}, now, func(tx *gorm.DB, i *issue) error {
-			i.wishes = batch
-			return begin(tx, first)
-		})
+		done, failed := p.issue(ctx, plan, people, time.Time{}, issue{at: now, wishes: batch, first: first})
 		total.add(done)
 		err = failed
 	}
@@ -252,12 +247,11 @@ func (p *pass) bucket(ctx context.Context, plan Plan, mark int64, h Horizon) (Wo
 			return total, err
 		}
 		last := len(people) < p.config.Batch
-		done, err := p.issue(ctx, plan, people, from, now, func(_ *gorm.DB, i *issue) error {
-			if last {
-				i.horizon = &h
-			}
-			return nil
-		})
+		what := issue{at: now}
+		if last {
+			what.horizon = &h
+		}
+		done, err := p.issue(ctx, plan, people, from, what)
 		total.add(done)
 		if err != nil || last {
 			return total, err
@@ -270,8 +264,9 @@ func (p *pass) bucket(ctx context.Context, plan Plan, mark int64, h Horizon) (Wo
 }
 
 // issue sets the rows of people right from an instant (zero: all) to the horizon, in one transaction.
-func (p *pass) issue(ctx context.Context, plan Plan, people []Person, from, now time.Time, also func(tx *gorm.DB, i *issue) error) (Work, error) {
+func (p *pass) issue(ctx context.Context, plan Plan, people []Person, from time.Time, what issue) (Work, error) {
 	var work Work
+	now := what.at
 	computed := make([][]Task, len(people))
 	ids := make([]int64, len(people))
 	begin := from
@@ -286,16 +281,9 @@ func (p *pass) issue(ctx context.Context, plan Plan, people []Person, from, now 
 			}
 		}
 	}
-	err := p.shard.Tx(context.WithoutCancel(ctx), func(tx *gorm.DB) error {
-		i := issue{at: now, remind: make(map[int64]time.Time)}
-		work = Work{Participants: len(people)}
-		if err := also(tx, &i); err != nil {
-			return err
-		}
-		rows, err := issuedTo(tx, ids, from)
-		if err != nil {
-			return err
-		}
+	err := p.Store.issue(context.WithoutCancel(ctx), p.shard, ids, from, func(rows map[int64]map[int64]Issued) *issue {
+		i := what
+		i.remind = make(map[int64]time.Time)
 		for n, person := range people {
 			d := difference(rows[person.ID], computed[n])
 			i.create, i.move = append(i.create, d.Create...), append(i.move, d.Move...)
@@ -308,11 +296,11 @@ func (p *pass) issue(ctx context.Context, plan Plan, people []Person, from, now 
 				i.remind[list[n].ID] = reminded(plan.Ladder(&list[n]), &list[n], now)
 			}
 		}
-		work.Created, work.Moved, work.Cancelled = len(i.create), len(i.move), len(i.cancel)
-		return p.Store.write(tx, &i)
+		work = Work{len(people), len(i.create), len(i.move), len(i.cancel)}
+		return &i
 	})
 	if err != nil {
-		return Work{}, db.Error("tasks", err)
+		return Work{}, err
 	}
 	return work, nil
 }

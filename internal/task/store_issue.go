@@ -143,9 +143,21 @@ type issue struct {
 	create, move []Task
 	remind       map[int64]time.Time // by task id, of those to create and to move
 	cancel       []Key
-	wishes       []Wish // that are met
-	horizon      *Horizon
+	wishes       []Wish   // that are met
+	first        *Horizon // recorded where there is none yet
+	horizon      *Horizon // recorded
 	at           time.Time
+}
+
+// issue reads the rows of participants that open at or after an instant and writes what decide makes of them, in one transaction.
+func (s *Store) issue(ctx context.Context, shard *db.DB, participants []int64, from time.Time, decide func(rows map[int64]map[int64]Issued) *issue) error {
+	return db.Error("tasks", shard.Tx(ctx, func(tx *gorm.DB) error {
+		rows, err := issuedTo(tx, participants, from)
+		if err != nil {
+			return err
+		}
+		return s.write(tx, decide(rows))
+	}))
 }
 
 func at(t time.Time) int64 {
@@ -185,6 +197,11 @@ func (s *Store) write(tx *gorm.DB, i *issue) error {
 	}
 	for _, w := range i.wishes { // a wish that came meanwhile stays
 		if err := tx.Exec("DELETE FROM task_refresh WHERE participant_id = ? AND asked_at = ?", w.Participant, db.Micros(w.At)).Error; err != nil {
+			return err
+		}
+	}
+	if i.first != nil {
+		if err := begin(tx, i.first); err != nil {
 			return err
 		}
 	}
