@@ -82,7 +82,7 @@ func (s *situation) rung(g task.Rung) (d decision, wait time.Time) {
 	}
 	over := s.task.GraceUntil
 	planned := s.timing.Allowed(g.At.Add(s.timing.Jitter(s.task.Participant)), s.zone)
-	if planned.IsZero() || planned.After(over) {
+	if planned.IsZero() || !planned.Before(over) {
 		d.skip = SkipQuiet
 		return d, time.Time{}
 	}
@@ -94,7 +94,7 @@ func (s *situation) rung(g task.Rung) (d decision, wait time.Time) {
 		return d, time.Time{}
 	}
 	if now := s.timing.Allowed(s.now, s.zone); now.After(s.now) { // it is late, and quiet now
-		if now.After(over) {
+		if !now.Before(over) {
 			d.skip = SkipQuiet
 			return d, time.Time{}
 		}

@@ -44,7 +44,9 @@ func moment(t testing.TB, now time.Time, m *task.Messages, change func(*situatio
 }
 
 func TestDecide(t *testing.T) {
-	at := func(s string) *task.Messages { return &task.Messages{Spread: "PT0S", Quiet: &task.Quiet{From: s, Until: "08:00"}} }
+	at := func(s string) *task.Messages {
+		return &task.Messages{Spread: "PT0S", Quiet: &task.Quiet{From: s, Until: "08:00"}}
+	}
 	calm := &task.Messages{Spread: "PT0S"}
 	const opens, closes, missed = "opens/0s/participant", "closes/-1h0m0s/participant", "missed/0s/site"
 	for _, c := range []struct {
@@ -70,8 +72,8 @@ func TestDecide(t *testing.T) {
 		{"quiet for an hour", july(8, 18, 0), &task.Messages{Spread: "PT0S", Quiet: &task.Quiet{From: "17:30", Until: "19:00"}}, nil, nil, july(8, 19, 0)},
 		{"after the quiet hour", july(8, 19, 0), &task.Messages{Spread: "PT0S", Quiet: &task.Quiet{From: "17:30", Until: "19:00"}}, nil, []string{opens + " "}, july(8, 21, 0)},
 		{"late, and quiet now", july(8, 20, 30), &task.Messages{Spread: "PT0S", Quiet: &task.Quiet{From: "20:00", Until: "20:45"}}, nil, nil, july(8, 20, 45)},
-		{"holiday", july(8, 18, 0), &task.Messages{Spread: "PT0S", Holidays: []string{"2026-07-08"}}, nil, nil, july(9, 0, 0)},
-		{"in another zone's night", july(8, 18, 0), at("21:00"), func(s *situation) { s.zone = time.FixedZone("east", 8*3600) }, nil, july(9, 0, 0)},
+		{"holiday", july(8, 18, 0), &task.Messages{Spread: "PT0S", Holidays: []string{"2026-07-08"}}, nil, []string{opens + " quiet", closes + " quiet"}, july(9, 0, 0)},
+		{"in another zone's night", july(8, 18, 0), at("21:00"), func(s *situation) { s.zone = time.FixedZone("east", 8*3600) }, []string{opens + " quiet", closes + " quiet"}, july(9, 0, 0)},
 		{"spread over the minute", july(8, 18, 0), &task.Messages{Spread: "PT1M"}, nil, nil, july(8, 18, 0).Add(ladderJitter(t))},
 	} {
 		s := moment(t, c.now, c.m, c.change)
@@ -101,7 +103,9 @@ func ladderJitter(t testing.TB) time.Duration {
 // never the same twice, and all that is left is decided in the end.
 func TestDecideProperties(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		clock := func(label string) string { return fmt.Sprintf("%02d:%02d", rapid.IntRange(0, 23).Draw(rt, label), rapid.IntRange(0, 59).Draw(rt, label)) }
+		clock := func(label string) string {
+			return fmt.Sprintf("%02d:%02d", rapid.IntRange(0, 23).Draw(rt, label), rapid.IntRange(0, 59).Draw(rt, label))
+		}
 		m := &task.Messages{Quiet: &task.Quiet{From: clock("from"), Until: clock("until")}}
 		if m.Quiet.From == m.Quiet.Until {
 			m.Quiet = nil
