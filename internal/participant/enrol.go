@@ -135,8 +135,7 @@ func (s *Service) newcomer(ctx context.Context, d *desk, e Enrolment) (*Newcomer
 	findings := numberFindings(e.Number)
 	findings = append(findings, zoneFindings(e.Zone)...)
 	findings = append(findings, languageFindings(e.Language, d.about.Languages)...)
-	anchors, more := readAnchors(nil, e.Anchors)
-	findings = append(findings, more...)
+	anchors, findings := readAnchors(nil, e.Anchors, findings)
 	if _, stated := anchors[EnrolmentAnchor]; !stated {
 		anchors[EnrolmentAnchor] = today(now, e.Zone)
 	}

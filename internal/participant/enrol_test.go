@@ -35,7 +35,7 @@ func TestEnrol(t *testing.T) {
 		now := w.clock.Now()
 		wanted := &Participant{ID: o.ID, Study: theStudy, Site: site1, Number: "0001", Arm: "A", Zone: "Europe/Berlin", Language: "en", Status: Enrolled,
 			Version: 1, CreatedAt: now, WrappedKey: p.WrappedKey}
-		wanted.Anchors, _ = readAnchors(nil, map[string]string{"surgery": "2026-12-01", "enrolment": "2026-11-23"})
+		wanted.Anchors, _ = readAnchors(nil, map[string]string{"surgery": "2026-12-01", "enrolment": "2026-11-23"}, nil)
 		wanted.Zones = append(wanted.Zones, p.Zones[0])
 		if diff := cmp.Diff(wanted, p); diff != "" || site != "S01" || !p.Zones[0].From.Equal(now) || p.Zones[0].Zone != "Europe/Berlin" {
 			t.Errorf("site %s, zones %v (-want +got):\n%s", site, p.Zones, diff)

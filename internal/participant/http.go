@@ -30,6 +30,13 @@ type zoneView struct {
 	Zone string    `json:"zone"`
 }
 
+type anchorView struct {
+	Event      string     `json:"event"`
+	Date       string     `json:"date"`
+	RecordedAt time.Time  `json:"recordedAt" doc:"what was stated at enrolment applies from the beginning"`
+	ReplacedAt *time.Time `json:"replacedAt,omitempty" doc:"when another date took its place or it was taken back; missing: it applies"`
+}
+
 type view struct {
 	ID        web.ID            `json:"id"`
 	Study     web.ID            `json:"study"`
@@ -41,6 +48,7 @@ type view struct {
 	Language  string            `json:"language"`
 	Status    string            `json:"status" enum:"enrolled,active,withdrawn"`
 	Anchors   map[string]string `json:"anchors"`
+	History   []anchorView      `json:"anchorHistory" doc:"every date that an event ever had, by event and time"`
 	Version   int64             `json:"version"`
 	CreatedAt time.Time         `json:"createdAt"`
 }
@@ -52,6 +60,16 @@ func viewOf(p *Participant, site string) view {
 	}
 	for _, z := range p.Zones {
 		v.Zones = append(v.Zones, zoneView{From: z.From.UTC(), Zone: z.Zone})
+	}
+	history := p.AnchorHistory()
+	v.History = make([]anchorView, 0, len(history))
+	for _, h := range history {
+		entry := anchorView{Event: h.Event, Date: h.Date.String(), RecordedAt: h.Recorded.UTC()}
+		if !h.Replaced.IsZero() {
+			replaced := h.Replaced.UTC()
+			entry.ReplacedAt = &replaced
+		}
+		v.History = append(v.History, entry)
 	}
 	return v
 }
@@ -100,13 +118,13 @@ type changeInput struct {
 	Participant web.ID `path:"pid"`
 	IfMatch     string `header:"If-Match"`
 	Body        struct {
-		Site     *string           `json:"site,omitempty"`
-		Arm      *string           `json:"arm,omitempty"`
-		Zone     *string           `json:"zone,omitempty" doc:"applies from now on"`
-		Language *string           `json:"language,omitempty"`
-		Status   *string           `json:"status,omitempty" doc:"only withdrawn, which is final and closes sign-in"`
-		Anchors  map[string]string `json:"anchors,omitempty" doc:"set or replaced"`
-		Reason   string            `json:"reason,omitempty"`
+		Site     *string            `json:"site,omitempty"`
+		Arm      *string            `json:"arm,omitempty" doc:"applies from now on"`
+		Zone     *string            `json:"zone,omitempty" doc:"applies from now on"`
+		Language *string            `json:"language,omitempty"`
+		Status   *string            `json:"status,omitempty" doc:"only withdrawn, which is final and closes sign-in"`
+		Anchors  map[string]*string `json:"anchors,omitempty" doc:"event to local date, set or replaced from now on; null takes a date back"`
+		Reason   string             `json:"reason,omitempty"`
 	}
 }
 
@@ -195,7 +213,14 @@ func (s *Service) change(ctx context.Context, in *changeInput) (*viewOutput, err
 		return nil, err
 	}
 	b := in.Body
-	c := Change{Site: b.Site, Arm: b.Arm, Zone: b.Zone, Language: b.Language, Status: b.Status, Anchors: b.Anchors, Reason: b.Reason}
+	c := Change{Site: b.Site, Arm: b.Arm, Zone: b.Zone, Language: b.Language, Status: b.Status, Anchors: make(map[string]string), Reason: b.Reason}
+	for event, date := range b.Anchors {
+		if date == nil {
+			c.Taken = append(c.Taken, event)
+		} else {
+			c.Anchors[event] = *date
+		}
+	}
 	p, site, err := s.Update(ctx, int64(in.Study), int64(in.Participant), version, c, web.RequestID(ctx))
 	if err != nil {
 		return nil, err

@@ -62,6 +62,7 @@ type Change struct {
 	Language *string
 	Status   *string           // only Withdrawn can be asked for
 	Anchors  map[string]string // event → local date, set or replaced
+	Taken    []string          // events that have no date from now on
 	Reason   string
 }
 
@@ -104,13 +105,12 @@ func languageFindings(language string, known []string) []errs.Finding {
 	return []errs.Finding{{Pointer: "/language", Code: "unknown_language", Detail: "must be a language of the study: " + strings.Join(known, ", ")}}
 }
 
-// readAnchors adds the stated dates to those that are there already.
-func readAnchors(there map[string]task.Date, stated map[string]string) (map[string]task.Date, []errs.Finding) {
+// readAnchors adds the stated dates to those that are there already, and what is wrong with them to findings.
+func readAnchors(there map[string]task.Date, stated map[string]string, findings []errs.Finding) (map[string]task.Date, []errs.Finding) {
 	out := maps.Clone(there)
 	if out == nil {
 		out = make(map[string]task.Date, len(stated)+1)
 	}
-	var findings []errs.Finding
 	for _, event := range slices.Sorted(maps.Keys(stated)) {
 		if !anchorName(event) {
 			findings = append(findings, errs.Finding{Pointer: "/anchors", Code: "invalid_anchor",
@@ -147,23 +147,6 @@ func today(now time.Time, zone string) task.Date {
 	}
 	y, m, d := now.In(loc).Date()
 	return task.Date{Year: y, Month: m, Day: d}
-}
-
-// remembered returns the history of arm and anchors with what they were until an instant.
-func (p *Participant) remembered(until time.Time) []task.Facts {
-	if n := len(p.Earlier); n > 0 && !p.Earlier[n-1].Until.Before(until) {
-		until = p.Earlier[n-1].Until.Add(time.Microsecond) // another process's clock was ahead of ours
-	}
-	return append(slices.Clone(p.Earlier), task.Facts{Until: until, Arm: p.Arm, Anchors: p.Anchors})
-}
-
-// follows returns now, or the first instant after the last change where another process's clock was ahead of ours: a history
-// only goes forward.
-func follows(history []task.ZoneChange, now time.Time) time.Time {
-	if n := len(history); n > 0 && !history[n-1].From.Before(now) {
-		return history[n-1].From.Add(time.Microsecond)
-	}
-	return now
 }
 
 // statusFindings allows the one change of status that staff make; enrolled → active happens by activation.

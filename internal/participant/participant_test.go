@@ -53,7 +53,7 @@ func TestFindings(t *testing.T) {
 
 func TestReadAnchors(t *testing.T) {
 	there := map[string]task.Date{"enrolment": {Year: 2026, Month: 11, Day: 23}}
-	got, findings := readAnchors(there, map[string]string{"surgery": "2026-12-01", "enrolment": "2026-11-24"})
+	got, findings := readAnchors(there, map[string]string{"surgery": "2026-12-01", "enrolment": "2026-11-24"}, nil)
 	want := map[string]task.Date{"enrolment": {Year: 2026, Month: 11, Day: 24}, "surgery": {Year: 2026, Month: 12, Day: 1}}
 	if diff := cmp.Diff(want, got); diff != "" || findings != nil {
 		t.Errorf("%v %s", findings, diff)
@@ -61,7 +61,7 @@ func TestReadAnchors(t *testing.T) {
 	if there["enrolment"].Day != 23 {
 		t.Error("the participant's own anchors were changed")
 	}
-	_, findings = readAnchors(nil, map[string]string{"": "2026-12-01", "a b": "2026-12-01", "ok": "1.12.2026", "too": "2026-02-30"})
+	_, findings = readAnchors(nil, map[string]string{"": "2026-12-01", "a b": "2026-12-01", "ok": "1.12.2026", "too": "2026-02-30"}, nil)
 	if got := pointers(findings); got != "/anchors invalid_anchor, /anchors invalid_anchor, /anchors/ok invalid_date, /anchors/too invalid_date" {
 		t.Errorf("findings %s", got)
 	}
@@ -69,7 +69,7 @@ func TestReadAnchors(t *testing.T) {
 	for i := range maxAnchors + 1 {
 		many[strings.Repeat("a", i+1)] = "2026-12-01"
 	}
-	if _, findings = readAnchors(nil, many); pointers(findings) != "/anchors too_many" {
+	if _, findings = readAnchors(nil, many, nil); pointers(findings) != "/anchors too_many" {
 		t.Errorf("findings %s", pointers(findings))
 	}
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/eprod/eprod/internal/auth"
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/study"
-	"github.com/eprod/eprod/internal/task"
 )
 
 // Studies knows what studies are made of; what does not exist is errs.NotFound.
@@ -216,12 +215,11 @@ func (s *Service) Update(ctx context.Context, study, id, version int64, c Change
 func (s *Service) changed(ctx context.Context, d *desk, was *Participant, c Change) (*Participant, error) {
 	is := *was
 	is.Version++
-	anchors, findings := readAnchors(was.Anchors, c.Anchors)
-	is.Anchors = anchors
+	anchors, findings := withoutAnchors(was.Anchors, c.Taken)
+	is.Anchors, findings = readAnchors(anchors, c.Anchors, findings)
 	if c.Zone != nil && *c.Zone != was.Zone {
 		findings = append(findings, zoneFindings(*c.Zone)...)
 		is.Zone = *c.Zone
-		is.Zones = append(slices.Clone(was.Zones), task.ZoneChange{From: follows(was.Zones, s.instant()), Zone: is.Zone})
 	}
 	if c.Language != nil {
 		findings = append(findings, languageFindings(*c.Language, d.about.Languages)...)
@@ -242,14 +240,9 @@ func (s *Service) changed(ctx context.Context, d *desk, was *Participant, c Chan
 		is.Arm = *c.Arm
 		findings, err = s.arm(ctx, d, *c.Arm, findings)
 	}
+	findings = append(findings, is.since(was, was.follows(s.instant()))...)
 	if err == nil && len(findings) > 0 {
 		err = errs.InvalidField(findings...)
-	}
-	if is.Arm != was.Arm || !maps.Equal(is.Anchors, was.Anchors) {
-		is.Earlier = was.remembered(s.instant())
-	}
-	if is.Status == Withdrawn && was.Status != Withdrawn {
-		is.Left = s.instant()
 	}
 	return &is, err
 }

@@ -203,7 +203,7 @@ func (w *world) everything(t *testing.T) map[string]int64 {
 	}
 	count(w.store.Meta, "participant_number")
 	for _, shard := range w.store.Shards.All() {
-		count(shard, "participant", "participant_account", "participant_zone", "participant_anchor", "audit")
+		count(shard, "participant", "participant_account", "participant_zone", "participant_facts", "task_refresh", "audit")
 	}
 	return out
 }

@@ -3,11 +3,9 @@ package participant
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"gorm.io/gorm"
@@ -34,25 +32,24 @@ type Newcomer struct {
 	line int    // of the import
 }
 
-// joinedRow is a participant with one of its anchors, zones and earlier facts: a participant comes as their product, which is
+// joinedRow is a participant with one of its zones and one of its earlier facts: a participant comes as their product, which is
 // small, in one statement.
 type joinedRow struct {
 	ID, StudyID, SiteID     int64
 	Arm, Number, Status     string
-	Zone, Language          string
+	Zone, Language, Anchors string
 	DataKey                 []byte
 	Version, CreatedAt      int64
 	LeftAt                  int64
-	AnchorEvent, AnchorDate *string
 	HistoryFromAt           *int64
 	HistoryZone             *string
 	FactsUntilAt            *int64
 	FactsArm, FactsAnchors  *string
 }
 
-const selectJoined = "SELECT p.id, p.study_id, p.site_id, p.arm, p.number, p.status, p.zone, p.language, p.data_key, p.version, p.created_at, p.left_at, " +
-	"a.event AS anchor_event, a.date AS anchor_date, z.from_at AS history_from_at, z.zone AS history_zone, f.until_at AS facts_until_at, f.arm AS facts_arm, f.anchors AS facts_anchors FROM participant p " +
-	"LEFT JOIN participant_anchor a ON a.participant_id = p.id LEFT JOIN participant_zone z ON z.participant_id = p.id LEFT JOIN participant_facts f ON f.participant_id = p.id WHERE p.id IN ? " +
+const selectJoined = "SELECT p.id, p.study_id, p.site_id, p.arm, p.number, p.status, p.zone, p.language, p.anchors, p.data_key, p.version, " +
+	"p.created_at, p.left_at, z.from_at AS history_from_at, z.zone AS history_zone, f.until_at AS facts_until_at, f.arm AS facts_arm, f.anchors AS facts_anchors " +
+	"FROM participant p LEFT JOIN participant_zone z ON z.participant_id = p.id LEFT JOIN participant_facts f ON f.participant_id = p.id WHERE p.id IN ? " +
 	"ORDER BY p.id, z.from_at, f.until_at"
 
 // ByID returns those of the ids that exist, with one statement per shard and 512 ids.
@@ -80,31 +77,25 @@ func (s *Store) ByID(ctx context.Context, ids []int64) (map[int64]*Participant, 
 func (r *joinedRow) addTo(out map[int64]*Participant) error {
 	p := out[r.ID]
 	if p == nil {
+		anchors, err := readAnchorText(r.Anchors)
+		if err != nil {
+			return fmt.Errorf("anchors of participant %d: %w", r.ID, err)
+		}
 		p = &Participant{
 			ID: r.ID, Study: r.StudyID, Site: r.SiteID, Number: r.Number, Arm: r.Arm, Zone: r.Zone, Language: r.Language, Status: r.Status,
-			Anchors: make(map[string]task.Date), WrappedKey: r.DataKey, Version: r.Version, CreatedAt: db.Time(r.CreatedAt),
-		}
-		if r.LeftAt != 0 {
-			p.Left = db.Time(r.LeftAt)
+			Anchors: anchors, Left: db.Time(r.LeftAt), WrappedKey: r.DataKey, Version: r.Version, CreatedAt: db.Time(r.CreatedAt),
 		}
 		out[r.ID] = p
 	}
 	if r.FactsUntilAt != nil {
 		until := db.Time(*r.FactsUntilAt)
 		if n := len(p.Earlier); n == 0 || p.Earlier[n-1].Until.Before(until) {
-			facts := task.Facts{Until: until, Arm: *r.FactsArm}
-			if err := json.Unmarshal([]byte(*r.FactsAnchors), &facts.Anchors); err != nil {
+			anchors, err := readAnchorText(*r.FactsAnchors)
+			if err != nil {
 				return fmt.Errorf("facts of participant %d: %w", r.ID, err)
 			}
-			p.Earlier = append(p.Earlier, facts)
+			p.Earlier = append(p.Earlier, task.Facts{Until: until, Arm: *r.FactsArm, Anchors: anchors})
 		}
-	}
-	if r.AnchorEvent != nil {
-		date, err := task.ParseDate(*r.AnchorDate)
-		if err != nil {
-			return fmt.Errorf("anchor of participant %d: %w", r.ID, err)
-		}
-		p.Anchors[*r.AnchorEvent] = date
 	}
 	if r.HistoryFromAt != nil {
 		from := db.Time(*r.HistoryFromAt)
@@ -184,8 +175,7 @@ func (s *Store) Page(ctx context.Context, study int64, sites []int64, after int6
 }
 
 var (
-	participantColumns = []string{"id", "study_id", "site_id", "arm", "number", "status", "zone", "language", "data_key", "version", "created_at", "bucket", "left_at"}
-	anchorColumns      = []string{"participant_id", "event", "date"}
+	participantColumns = []string{"id", "study_id", "site_id", "arm", "number", "status", "zone", "language", "anchors", "data_key", "version", "created_at", "bucket", "left_at"}
 	zoneColumns        = []string{"participant_id", "from_at", "zone"}
 	factsColumns       = []string{"participant_id", "until_at", "arm", "anchors"}
 )
@@ -222,16 +212,17 @@ func (s *Store) Enrol(ctx context.Context, newcomers []*Newcomer) map[int64]erro
 
 func insert(tx *gorm.DB, newcomers []*Newcomer) error {
 	rows := make([][]any, 0, len(newcomers))
-	anchors := make([][]any, 0, len(newcomers))
 	zones := make([][]any, 0, len(newcomers))
 	accounts := make([]user.Account, 0, len(newcomers))
 	entries := make([]audit.Entry, 0, len(newcomers))
 	waiting := make(map[int64][]int64) // by study, for their tasks
 	for _, n := range newcomers {
-		rows = append(rows, []any{n.ID, n.Study, n.Site, n.Arm, n.Number, n.Status, n.Zone, n.Language, n.WrappedKey, n.Version, db.Micros(n.CreatedAt), db.Bucket(n.ID), 0})
-		for event, date := range n.Anchors {
-			anchors = append(anchors, []any{n.ID, event, date.String()})
+		anchors, err := anchorText(n.Anchors)
+		if err != nil {
+			return err
 		}
+		rows = append(rows, []any{n.ID, n.Study, n.Site, n.Arm, n.Number, n.Status, n.Zone, n.Language, anchors, n.WrappedKey, n.Version,
+			db.Micros(n.CreatedAt), db.Bucket(n.ID), db.Micros(n.Left)})
 		for _, z := range n.Zones {
 			zones = append(zones, []any{n.ID, db.Micros(z.From), z.Zone})
 		}
@@ -247,9 +238,6 @@ func insert(tx *gorm.DB, newcomers []*Newcomer) error {
 	if err := db.Insert(tx, "participant", participantColumns, rows); err != nil {
 		return err
 	}
-	if err := db.Insert(tx, "participant_anchor", anchorColumns, anchors); err != nil {
-		return err
-	}
 	if err := db.Insert(tx, "participant_zone", zoneColumns, zones); err != nil {
 		return err
 	}
@@ -262,17 +250,26 @@ func insert(tx *gorm.DB, newcomers []*Newcomer) error {
 // Update replaces a participant by its next version and records it; errs.Stale if was is not the version that is kept. A
 // participant who leaves loses every way to sign in, in the same transaction.
 func (s *Store) Update(ctx context.Context, was, is *Participant, entry audit.Entry) error {
-	err := s.Shards.For(was.ID).Tx(ctx, func(tx *gorm.DB) error {
-		done := tx.Exec("UPDATE participant SET site_id = ?, arm = ?, status = ?, zone = ?, language = ?, left_at = ?, version = ? WHERE id = ? AND version = ?",
-			is.Site, is.Arm, is.Status, is.Zone, is.Language, micros(is.Left), is.Version, was.ID, was.Version)
+	anchors, err := anchorText(is.Anchors)
+	if err != nil {
+		return err
+	}
+	err = s.Shards.For(was.ID).Tx(ctx, func(tx *gorm.DB) error {
+		done := tx.Exec("UPDATE participant SET site_id = ?, arm = ?, status = ?, zone = ?, language = ?, anchors = ?, left_at = ?, version = ? WHERE id = ? AND version = ?",
+			is.Site, is.Arm, is.Status, is.Zone, is.Language, anchors, db.Micros(is.Left), is.Version, was.ID, was.Version)
 		if done.Error != nil {
 			return done.Error
 		}
 		if done.RowsAffected != 1 {
 			return errStale()
 		}
-		if err := updateParts(tx, was, is, entry.At); err != nil {
+		if err := remember(tx, was, is); err != nil {
 			return err
+		}
+		if is.moves(was) {
+			if err := task.Refresh(tx, was.Study, []int64{was.ID}, entry.At); err != nil {
+				return err
+			}
 		}
 		if is.Status == Withdrawn && was.Status != Withdrawn {
 			if err := user.CloseAccount(tx, was.ID); err != nil {
@@ -284,44 +281,19 @@ func (s *Store) Update(ctx context.Context, was, is *Participant, entry audit.En
 	return db.Error("participant", err)
 }
 
-// micros keeps no time as 0.
-func micros(at time.Time) int64 {
-	if at.IsZero() {
-		return 0
-	}
-	return db.Micros(at)
-}
-
-func updateParts(tx *gorm.DB, was, is *Participant, at time.Time) error {
-	for _, f := range is.Earlier[len(was.Earlier):] {
-		anchors, err := json.Marshal(f.Anchors)
-		if err != nil {
-			return fmt.Errorf("facts: %w", err)
-		}
-		if err := db.Insert(tx, "participant_facts", factsColumns, [][]any{{was.ID, db.Micros(f.Until), f.Arm, string(anchors)}}); err != nil {
-			return err
-		}
-	}
-	if len(is.Earlier) > len(was.Earlier) || len(is.Zones) > len(was.Zones) || !is.Left.Equal(was.Left) {
-		if err := task.Refresh(tx, was.Study, []int64{was.ID}, at); err != nil {
-			return err
-		}
-	}
+// remember writes what the histories of is have more than those of was.
+func remember(tx *gorm.DB, was, is *Participant) error {
 	for _, z := range is.Zones[len(was.Zones):] {
 		if err := db.Insert(tx, "participant_zone", zoneColumns, [][]any{{was.ID, db.Micros(z.From), z.Zone}}); err != nil {
 			return err
 		}
 	}
-	for event, date := range is.Anchors {
-		before, there := was.Anchors[event]
-		var err error
-		switch {
-		case !there:
-			err = db.Insert(tx, "participant_anchor", anchorColumns, [][]any{{was.ID, event, date.String()}})
-		case before != date:
-			err = tx.Exec("UPDATE participant_anchor SET date = ? WHERE participant_id = ? AND event = ?", date.String(), was.ID, event).Error
-		}
+	for _, f := range is.Earlier[len(was.Earlier):] {
+		anchors, err := anchorText(f.Anchors)
 		if err != nil {
+			return err
+		}
+		if err := db.Insert(tx, "participant_facts", factsColumns, [][]any{{was.ID, db.Micros(f.Until), f.Arm, anchors}}); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ CREATE TABLE participant (
     status VARCHAR(32) NOT NULL,
     zone VARCHAR(64) NOT NULL,
     language VARCHAR(64) NOT NULL,
+    anchors TEXT NOT NULL,
     data_key MEDIUMBLOB NOT NULL,
     version BIGINT NOT NULL,
     created_at BIGINT NOT NULL,

@@ -8,6 +8,7 @@ CREATE TABLE participant (
     status TEXT NOT NULL,
     zone TEXT NOT NULL,
     language TEXT NOT NULL,
+    anchors TEXT NOT NULL,
     data_key BLOB NOT NULL,
     version INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
