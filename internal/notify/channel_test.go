@@ -155,3 +155,37 @@ func TestChannelWithoutGateway(t *testing.T) {
 		w.settled(d.ID, Accepted)
 	})
 }
+
+// TestQueue: the wish is written down once, nobody is asked, and the worker sends it at its next look.
+func TestQueue(t *testing.T) {
+	eachDesk(t, []string{AliyunName}, func(t *testing.T, w *desk) {
+		first, fresh, err := w.Queue(t.Context(), w.wish("task:1"))
+		if err != nil || !fresh || first.State != Waiting {
+			t.Fatalf("%+v, %v, %v", first, fresh, err)
+		}
+		for range 3 {
+			again, fresh, err := w.Queue(t.Context(), w.wish("task:1"))
+			if err != nil || fresh || again.ID != first.ID {
+				t.Errorf("again: %+v, %v, %v", again, fresh, err)
+			}
+		}
+		if n := len(w.sandbox.Inbox()); n != 0 {
+			t.Errorf("%d messages before the worker looked", n)
+		}
+		if n := w.Once(t.Context()); n != 1 {
+			t.Errorf("the worker took %d", n)
+		}
+		w.settled(first.ID, Accepted)
+		if again, fresh, err := w.Queue(t.Context(), w.wish("task:1")); again.State != Accepted || fresh || err != nil {
+			t.Errorf("after it was sent: %+v, %v, %v", again, fresh, err)
+		}
+		wrong := w.wish("task:2")
+		wrong.Params = map[string]string{"score": "27"}
+		if _, _, err := w.Queue(t.Context(), wrong); !errs.Permanent(err) {
+			t.Errorf("a wrong message: %v", err)
+		}
+		if _, _, err := w.Queue(t.Context(), w.mail("task:3")); !errors.Is(err, errNoSender(Email)) {
+			t.Errorf("without a mail server: %v", err)
+		}
+	})
+}

@@ -142,11 +142,7 @@ func (d *Delivery) status() Status {
 // The same purpose again returns the first message. It fails only where the message is wrong in itself, nothing could be written
 // down, or no gateway of the channel is set up.
 func (s *Service) Send(ctx context.Context, r Request) (Status, error) {
-	d, err := s.write(ctx, r)
-	if err != nil {
-		return Status{}, err
-	}
-	kept, fresh, err := s.Deliveries.Add(ctx, d)
+	kept, fresh, err := s.keep(ctx, r, s.config.Lease)
 	if err != nil || !fresh {
 		return kept.status(), err
 	}
@@ -168,6 +164,23 @@ func (s *Service) Send(ctx context.Context, r Request) (Status, error) {
 	case <-ctx.Done():
 	}
 	return kept.status(), nil
+}
+
+// Queue only writes the wish down; a worker sends it, at once if it is idle. The same purpose again returns the first message, and fresh is
+// false. It fails as Send does.
+func (s *Service) Queue(ctx context.Context, r Request) (status Status, fresh bool, err error) {
+	kept, fresh, err := s.keep(ctx, r, 0)
+	return kept.status(), fresh, err
+}
+
+// keep writes a message down that is nobody's but the caller's for a time, and then the worker's.
+func (s *Service) keep(ctx context.Context, r Request, mine time.Duration) (kept Delivery, fresh bool, err error) {
+	d, err := s.write(ctx, r)
+	if err != nil {
+		return Delivery{}, false, err
+	}
+	d.NextAt = d.CreatedAt.Add(mine)
+	return s.Deliveries.Add(ctx, d)
 }
 
 func (s *Service) write(ctx context.Context, r Request) (Delivery, error) {
