@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,6 +28,8 @@ type register struct {
 	people map[int64]Person
 	active bool
 	asked  chan struct{} // one token for every reading, if set
+
+	buckets map[int][]Person // people by bucket, where there are many
 }
 
 func (r *register) ActiveStudies(context.Context) ([]int64, error) {
@@ -49,6 +53,11 @@ func (r *register) InBucket(_ context.Context, _ *db.DB, study int64, bucket int
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.buckets != nil {
+		list := r.buckets[bucket]
+		from, _ := slices.BinarySearchFunc(list, after+1, func(p Person, id int64) int { return cmp.Compare(p.ID, id) })
+		return list[from:min(len(list), from+limit)], nil
+	}
 	var out []Person
 	for id, p := range r.people {
 		if p.Study == study && db.Bucket(id) == bucket && id > after {
@@ -404,4 +413,59 @@ func TestBucketLeases(t *testing.T) {
 			t.Errorf("%d have the bucket", winners)
 		}
 	})
+}
+
+// TestGeneratorAtScale issues three tasks a day for many participants and says what it cost; the long run has 100,000 of them.
+func TestGeneratorAtScale(t *testing.T) {
+	each(t, func(t *testing.T, shards *db.Shards) {
+		n := 2000
+		if os.Getenv("EPROD_TEST_LONG") != "" {
+			n = 100_000
+		}
+		clock := testenv.Clock(generatorStart)
+		r := newRegister(t, utcDaily("m", "06:00", "09:00"), utcDaily("n", "12:00", "14:00"), utcDaily("e", "18:00", "22:00"))
+		people := crowd(n, "Europe/Berlin", "Asia/Shanghai", "America/New_York")
+		for i := range people {
+			people[i].Anchors["enrolment"] = Date{2026, time.July, 8}
+		}
+		r.buckets = make(map[int][]Person)
+		for _, p := range people {
+			r.buckets[db.Bucket(p.ID)] = append(r.buckets[db.Bucket(p.ID)], p)
+		}
+		r.set(t, shards, clock.Now(), people...)
+		g := r.generator(shards, "one", clock.Now)
+		g.config.Batch = DefaultGeneratorConfig().Batch
+		total := Work{}
+		began, cpu := time.Now(), processTime(t)
+		for {
+			work := pass1(t, g)
+			if work == (Work{}) {
+				break
+			}
+			total.add(work)
+		}
+		t.Logf("%d participants: %d rows in %v, %v CPU of this process", n, total.Created, time.Since(began), processTime(t)-cpu)
+		if total.Created < 5*n {
+			t.Errorf("%d rows, want at least %d", total.Created, 5*n)
+		}
+		day := Work{}
+		began, cpu = time.Now(), processTime(t)
+		for range 4 {
+			clock.Advance(6 * time.Hour)
+			day.add(pass1(t, g))
+		}
+		t.Logf("a day more: %d rows in %v, %v CPU of this process", day.Created, time.Since(began), processTime(t)-cpu)
+		if day.Created != 3*n {
+			t.Errorf("%d rows for a day, want %d", day.Created, 3*n)
+		}
+	})
+}
+
+func processTime(t testing.TB) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
