@@ -285,7 +285,7 @@ func (p *pass) issue(ctx context.Context, plan Plan, people []Person, from time.
 		i := what
 		i.remind = make(map[int64]time.Time)
 		for n, person := range people {
-			d := difference(rows[person.ID], computed[n])
+			d := difference(rows[person.ID], computed[n], now)
 			i.create, i.move = append(i.create, d.Create...), append(i.move, d.Move...)
 			for _, id := range d.Cancel {
 				i.cancel = append(i.cancel, Key{person.ID, id})

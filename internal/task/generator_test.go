@@ -469,3 +469,34 @@ func processTime(t testing.TB) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// TestNewZoneData: what had opened by older data stays; what had not moves.
+func TestNewZoneData(t *testing.T) {
+	each(t, func(t *testing.T, shards *db.Shards) {
+		clock := testenv.Clock(generatorStart.Add(7 * time.Hour)) // the day's window is open
+		r := newRegister(t, rule(nil))
+		g := r.generator(shards, "one", clock.Now)
+		r.set(t, shards, clock.Now(), crowd(1, "UTC")...)
+		pass1(t, g)
+		old := func(tx *gorm.DB) error {
+			if err := tx.Exec("UPDATE task SET zone_data = '1999a', opens_at = opens_at - 3600000000").Error; err != nil {
+				return err
+			}
+			return tx.Exec("UPDATE task_horizon SET plan_mark = 1").Error
+		}
+		for _, shard := range shards.All() {
+			if err := shard.Tx(t.Context(), old); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if work := pass1(t, g); work.Moved == 0 || work.Created+work.Cancelled != 0 {
+			t.Errorf("after newer data: %+v", work)
+		}
+		for _, row := range rowsOf(t, shards) {
+			opens := db.Time(row.OpensAt)
+			if opened := opens.Before(clock.Now()); opened != (row.ZoneData == "1999a") || opened != (opens.Hour() == 17) {
+				t.Errorf("%s opens at %v by %s", row.Date, opens, row.ZoneData)
+			}
+		}
+	})
+}

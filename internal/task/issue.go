@@ -16,12 +16,14 @@ const (
 // Issued is a task as it stands in its row.
 type Issued struct {
 	Task
-	State string
+	State    string
+	ZoneData string // edition of the time zone data that its instants come from
 }
 
-// Mark names everything that the tasks of a plan depend on: another mark means that rows have to be looked at again.
+// Mark names everything besides the participant that the tasks of a plan depend on: another mark means that rows have to be looked at again.
 func (p Plan) Mark() int64 {
 	h := fnv.New64a()
+	_, _ = h.Write([]byte(ZoneData()))
 	add := func(n int64) { _ = binary.Write(h, binary.BigEndian, n) } // a hash never fails
 	for i := range p {
 		add(p[i].Version)
@@ -46,7 +48,7 @@ type Difference struct {
 
 // difference compares rows with what the engine says of the same participant and range. Tasks that need not be answered have no
 // rows: nobody waits for them.
-func difference(rows map[int64]Issued, computed []Task) Difference {
+func difference(rows map[int64]Issued, computed []Task, now time.Time) Difference {
 	var d Difference
 	due := make(map[int64]bool, len(computed))
 	for i := range computed {
@@ -60,6 +62,8 @@ func difference(rows map[int64]Issued, computed []Task) Difference {
 			continue // was taken back while it was open
 		case !there:
 			d.Create = append(d.Create, *t)
+		case row.ZoneData != ZoneData() && row.OpensAt.Before(now):
+			d.Kept++ // newer time zone data does not change what had opened
 		case row.State == rowCancelled || !sameRow(&row.Task, t):
 			d.Move = append(d.Move, *t)
 		default:

@@ -99,18 +99,18 @@ type issuedRow struct {
 	Questionnaire                        string
 	ScheduleVersion                      int64
 	OpensAt, DueAt, ClosesAt, GraceUntil int64
-	Zone, State                          string
+	Zone, State, ZoneData                string
 	RemindAt                             int64
 }
 
 func (r *issuedRow) issued() (Issued, error) {
 	date, err := ParseDate(r.Date)
-	return Issued{State: r.State, Task: Task{ID: r.ID, Participant: r.ParticipantID, Study: r.StudyID, Rule: r.Rule, Date: date, Window: r.Win,
+	return Issued{State: r.State, ZoneData: r.ZoneData, Task: Task{ID: r.ID, Participant: r.ParticipantID, Study: r.StudyID, Rule: r.Rule, Date: date, Window: r.Win,
 		Questionnaire: r.Questionnaire, OpensAt: db.Time(r.OpensAt), DueAt: db.Time(r.DueAt), ClosesAt: db.Time(r.ClosesAt), GraceUntil: db.Time(r.GraceUntil),
 		Zone: r.Zone, ScheduleVersion: r.ScheduleVersion}}, err
 }
 
-const issuedSelect = "participant_id, id, study_id, rule, date, win, questionnaire, schedule_version, opens_at, due_at, closes_at, grace_until, zone, state, remind_at"
+const issuedSelect = "participant_id, id, study_id, rule, date, win, questionnaire, schedule_version, opens_at, due_at, closes_at, grace_until, zone, state, zone_data, remind_at"
 
 // issuedTo returns the rows of participants that open at or after an instant, by participant and id.
 func issuedTo(tx *gorm.DB, participants []int64, from time.Time) (map[int64]map[int64]Issued, error) {
