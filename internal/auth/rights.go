@@ -59,12 +59,15 @@ const (
 	ParticipantEnrol  Action = "participant.enrol"
 	ParticipantRead   Action = "participant.read"
 	ParticipantUpdate Action = "participant.update"
-	TaskRead          Action = "task.read"
-	TaskExcuse        Action = "task.excuse"
-	ResponseRead      Action = "response.read"
-	QuarantineRead    Action = "quarantine.read"
-	QuarantineRedrive Action = "quarantine.redrive"
-	AuditRead         Action = "audit.read"
+	// ParticipantContact is to see and change how a participant can be reached. It is the site's own: who runs the study or
+	// looks after its data knows participants by their numbers only.
+	ParticipantContact Action = "participant.contact"
+	TaskRead           Action = "task.read"
+	TaskExcuse         Action = "task.excuse"
+	ResponseRead       Action = "response.read"
+	QuarantineRead     Action = "quarantine.read"
+	QuarantineRedrive  Action = "quarantine.redrive"
+	AuditRead          Action = "audit.read"
 )
 
 // Actions lists every action in the order of the table.
@@ -72,7 +75,8 @@ func Actions() []Action {
 	return []Action{
 		AccountManage, IDIssue, StudyCreate,
 		StudyRead, StudyDesign, StudyPublish, StudyStaff,
-		ParticipantEnrol, ParticipantRead, ParticipantUpdate, TaskRead, TaskExcuse, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
+		ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact,
+		TaskRead, TaskExcuse, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
 	}
 }
 
@@ -84,8 +88,8 @@ var rights = map[Role][]Action{
 		TaskRead, TaskExcuse, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
 	},
 	DataManager:  {StudyRead, ParticipantRead, TaskRead, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead},
-	Investigator: {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, TaskRead, TaskExcuse, ResponseRead, QuarantineRead},
-	Coordinator:  {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, TaskRead, TaskExcuse, ResponseRead},
+	Investigator: {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact, TaskRead, TaskExcuse, ResponseRead, QuarantineRead},
+	Coordinator:  {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact, TaskRead, TaskExcuse, ResponseRead},
 	Monitor:      {StudyRead, ParticipantRead, TaskRead, ResponseRead, QuarantineRead, AuditRead},
 	Service:      {IDIssue},
 }

@@ -139,6 +139,7 @@ func (s *Service) newcomer(ctx context.Context, d *desk, e Enrolment) (*Newcomer
 	if _, stated := anchors[EnrolmentAnchor]; !stated {
 		anchors[EnrolmentAnchor] = today(now, e.Zone)
 	}
+	findings = append(findings, e.Contact.findings()...)
 	site, findings, err := s.site(ctx, d, e.Site, findings)
 	if err == nil {
 		findings, err = s.arm(ctx, d, e.Arm, findings)
@@ -155,7 +156,11 @@ func (s *Service) newcomer(ctx context.Context, d *desk, e Enrolment) (*Newcomer
 	}}
 	n.Entry.At, n.Entry.Zone, n.Entry.ActorKind, n.Entry.Actor = now, d.about.Zone, string(d.by.Kind), d.by.ID
 	n.Entry.Action, n.Entry.Record, n.Entry.Study, n.Entry.Source = actionEnrol, "participant", d.about.ID, d.source
-	n.Entry.New, err = json.Marshal(auditedOf(&n.Participant))
+	n.contact = e.Contact
+	n.contact.Version = 1
+	evidence := auditedOf(&n.Participant)
+	evidence.Contact, evidence.Consents = e.Contact.members(), e.Contact.Consents
+	n.Entry.New, err = json.Marshal(evidence)
 	return n, err
 }
 
@@ -222,11 +227,22 @@ func (s *Service) write(ctx context.Context, newcomers []*Newcomer, there map[in
 	return failed, nil
 }
 
-// complete makes what only a real enrolment needs: data key and activation code.
+// complete makes what only a real enrolment needs: data key, what is sealed with it, and activation code.
 func (s *Service) complete(n *Newcomer) (err error) {
 	n.Entry.RecordID, n.Entry.Participant = n.ID, n.ID
 	if n.WrappedKey, err = s.Keys.NewDataKey(n.ID); err != nil {
 		return fmt.Errorf("data key: %w", err)
+	}
+	if n.contact.stated() {
+		key, err := s.Keys.DataKey(n.ID, n.WrappedKey)
+		if err != nil {
+			return fmt.Errorf("data key: %w", err)
+		}
+		sealed, err := n.contact.seal(n.ID, key)
+		if err != nil {
+			return err
+		}
+		n.Contact = &sealed
 	}
 	n.code, n.Activation, err = user.NewActivation(n.ID, s.Random)
 	return err
@@ -243,7 +259,7 @@ func (s *Service) Renew(ctx context.Context, study, id int64, source string) (Ou
 		return Outcome{}, err
 	}
 	if p.Status == Withdrawn {
-		return Outcome{}, errs.New(errs.Conflict, "participant_withdrawn", "the participant has left the study")
+		return Outcome{}, errLeft()
 	}
 	entry, err := s.entry(d, p, actionRenew, "")
 	if err != nil {

@@ -19,10 +19,14 @@ type enrolment struct {
 	Zone     string            `json:"zone,omitempty" doc:"IANA time zone; the study's if missing" example:"Europe/Berlin"`
 	Language string            `json:"language,omitempty" doc:"a language of the study; its first if missing"`
 	Anchors  map[string]string `json:"anchors,omitempty" doc:"event to local date; enrolment is today if missing"`
+	Phone    string            `json:"phone,omitempty" doc:"E.164" example:"+8613800138000"`
+	Email    string            `json:"email,omitempty" example:"name@example.org"`
+	Consents *consents         `json:"consents,omitempty" doc:"to messages, by channel; what is not stated is not given"`
 }
 
 func (e *enrolment) enrolment() Enrolment {
-	return Enrolment{Number: e.Number, Site: e.Site, Arm: e.Arm, Zone: e.Zone, Language: e.Language, Anchors: e.Anchors}
+	return Enrolment{Number: e.Number, Site: e.Site, Arm: e.Arm, Zone: e.Zone, Language: e.Language, Anchors: e.Anchors,
+		Contact: Contact{Phone: e.Phone, Email: e.Email, Consents: e.Consents.stated()}}
 }
 
 type zoneView struct {
@@ -162,6 +166,7 @@ func (s *Service) Routes(server *web.Server) {
 	web.Register(api, renew, s.renew)
 	web.Register(api, op(http.MethodGet, "/api/v1/me", "me", "The calling participant"), s.me)
 	s.recordRoutes(api)
+	s.contactRoutes(api)
 	s.importRoute(server)
 }
 

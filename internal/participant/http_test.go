@@ -23,7 +23,12 @@ import (
 // door serves the world's routes to a caller that a header names, behind the real engine.
 func (w *world) door(t testing.TB) *web.Server {
 	t.Helper()
-	server, err := web.New(web.DefaultConfig(), web.Deps{Log: slog.New(slog.DiscardHandler)})
+	return w.doorOf(t, web.Deps{Log: slog.New(slog.DiscardHandler)})
+}
+
+func (w *world) doorOf(t testing.TB, deps web.Deps) *web.Server {
+	t.Helper()
+	server, err := web.New(web.DefaultConfig(), deps)
 	if err != nil {
 		t.Fatal(err)
 	}

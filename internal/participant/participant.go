@@ -34,6 +34,7 @@ type Enrolment struct {
 	Zone     string            // IANA name; empty means the study's
 	Language string            // one of the study's; empty means its first
 	Anchors  map[string]string // event → local date YYYY-MM-DD
+	Contact  Contact           // its version says nothing here
 }
 
 // Participant is the record of one participant. Treat it as immutable.

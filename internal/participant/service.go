@@ -35,16 +35,19 @@ type Shelf interface {
 	Existing(ctx context.Context, ids []int64) (map[int64]bool, error)
 	Enrol(ctx context.Context, newcomers []*Newcomer) map[int64]error
 	Page(ctx context.Context, study int64, sites []int64, after int64, limit int) ([]*Participant, error)
-	Update(ctx context.Context, was, is *Participant, entry audit.Entry) error
+	Update(ctx context.Context, was, is *Participant, entry audit.Entry, ended func(given []string) (audit.Entry, error)) error
 	Renew(ctx context.Context, participant int64, hash [32]byte, entry audit.Entry) error
+	Contacts(ctx context.Context, ids []int64) (map[int64]*SealedContact, error)
+	PutContact(ctx context.Context, is SealedContact, at time.Time, entry audit.Entry) error
 	Record(ctx context.Context, participant int64) (SealedRecord, error)
 	RecordHistory(ctx context.Context, participant, before int64, limit int) ([]SealedRecord, error)
 	FenceRecord(ctx context.Context, participant, fence int64) error
 	PutRecord(ctx context.Context, was int64, is SealedRecord, fence int64, entry audit.Entry) error
 }
 
-// NewKeys makes the data key of a newcomer.
+// NewKeys makes the data key of a newcomer, and opens it.
 type NewKeys interface {
+	Keys
 	NewDataKey(owner int64) (wrapped []byte, err error)
 }
 
@@ -203,7 +206,11 @@ func (s *Service) Update(ctx context.Context, study, id, version int64, c Change
 	if entry.Old, entry.New, err = difference(was, is); err != nil {
 		return nil, "", err
 	}
-	if err := s.Shelf.Update(ctx, was, is, entry); err != nil {
+	ended, err := s.consentsEnd(d, was, c.Reason)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := s.Shelf.Update(ctx, was, is, entry, ended); err != nil {
 		return nil, "", err
 	}
 	s.Profiles.Forget(id)
@@ -333,6 +340,8 @@ type audited struct {
 	Language string            `json:"language,omitempty"`
 	Status   string            `json:"status,omitempty"`
 	Anchors  map[string]string `json:"anchors,omitempty"`
+	Contact  []string          `json:"contact,omitempty"` // which members were stated at enrolment
+	Consents map[string]bool   `json:"consents,omitempty"`
 }
 
 func auditedOf(p *Participant) audited {

@@ -167,6 +167,10 @@ func as(ctx context.Context, who int64) context.Context {
 	return auth.With(ctx, p)
 }
 
+func asParticipant(ctx context.Context, id int64) context.Context {
+	return auth.With(ctx, auth.Principal{Kind: auth.KindParticipant, ID: id})
+}
+
 func code(err error) string {
 	if err == nil {
 		return "ok"

@@ -27,9 +27,11 @@ type Newcomer struct {
 	Participant
 	Activation [32]byte // hash of the activation code
 	Entry      audit.Entry
+	Contact    *SealedContact // nil: nothing was stated
 
-	code string // never written
-	line int    // of the import
+	contact Contact // in the clear, like the code never written
+	code    string
+	line    int // of the import
 }
 
 // joinedRow is a participant with one of its zones and one of its earlier facts: a participant comes as their product, which is
@@ -216,6 +218,7 @@ func insert(tx *gorm.DB, newcomers []*Newcomer) error {
 	accounts := make([]user.Account, 0, len(newcomers))
 	entries := make([]audit.Entry, 0, len(newcomers))
 	waiting := make(map[int64][]int64) // by study, for their tasks
+	var contacts []SealedContact
 	for _, n := range newcomers {
 		anchors, err := anchorText(n.Anchors)
 		if err != nil {
@@ -229,6 +232,9 @@ func insert(tx *gorm.DB, newcomers []*Newcomer) error {
 		accounts = append(accounts, user.Account{Participant: n.ID, Study: n.Study, Activation: &n.Activation})
 		entries = append(entries, n.Entry)
 		waiting[n.Study] = append(waiting[n.Study], n.ID)
+		if n.Contact != nil {
+			contacts = append(contacts, *n.Contact)
+		}
 	}
 	for study, ids := range waiting {
 		if err := task.Refresh(tx, study, ids, newcomers[0].CreatedAt); err != nil {
@@ -241,6 +247,9 @@ func insert(tx *gorm.DB, newcomers []*Newcomer) error {
 	if err := db.Insert(tx, "participant_zone", zoneColumns, zones); err != nil {
 		return err
 	}
+	if err := insertContacts(tx, contacts, newcomers[0].CreatedAt); err != nil {
+		return err
+	}
 	if err := user.AddAccounts(tx, accounts); err != nil {
 		return err
 	}
@@ -248,8 +257,9 @@ func insert(tx *gorm.DB, newcomers []*Newcomer) error {
 }
 
 // Update replaces a participant by its next version and records it; errs.Stale if was is not the version that is kept. A
-// participant who leaves loses every way to sign in, in the same transaction.
-func (s *Store) Update(ctx context.Context, was, is *Participant, entry audit.Entry) error {
+// participant who leaves loses every way to sign in, and takes back all consents, in the same transaction; ended then returns the
+// evidence of those that were given.
+func (s *Store) Update(ctx context.Context, was, is *Participant, entry audit.Entry, ended func(given []string) (audit.Entry, error)) error {
 	anchors, err := anchorText(is.Anchors)
 	if err != nil {
 		return err
@@ -273,6 +283,9 @@ func (s *Store) Update(ctx context.Context, was, is *Participant, entry audit.En
 		}
 		if is.Status == Withdrawn && was.Status != Withdrawn {
 			if err := user.CloseAccount(tx, was.ID); err != nil {
+				return err
+			}
+			if err := endConsents(tx, was.ID, is.Left, ended); err != nil {
 				return err
 			}
 		}
