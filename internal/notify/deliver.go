@@ -10,6 +10,9 @@ import (
 
 // deliver asks the senders of the channel in order until one has taken the message, or may have. Each call is written down before it.
 func (s *Service) deliver(ctx context.Context, d Delivery) Delivery {
+	if still, err := s.wanted(ctx, d); err != nil || !still {
+		return s.unwanted(ctx, d, err)
+	}
 	message, err := s.message(ctx, d)
 	if err != nil {
 		s.Logger.WarnContext(ctx, "a message waits: it cannot be opened now", "message", d.ID, "error", err)
@@ -57,6 +60,28 @@ func (s *Service) deliver(ctx context.Context, d Delivery) Delivery {
 	default:
 		return d
 	}
+	if !s.change(ctx, was, d) {
+		return was
+	}
+	return d
+}
+
+func (s *Service) wanted(ctx context.Context, d Delivery) (bool, error) {
+	if s.Gate == nil {
+		return true, nil
+	}
+	return s.Gate.Wanted(ctx, d)
+}
+
+// unwanted gives a message up that nobody wants any more; one of which that could not be found out waits.
+func (s *Service) unwanted(ctx context.Context, d Delivery, err error) Delivery {
+	was := d
+	if err != nil {
+		s.Logger.WarnContext(ctx, "a message waits: whether it is still wanted cannot be found out now", "message", d.ID, "error", err)
+		return d
+	}
+	d.State, d.Code, d.UpdatedAt = Gone, "not_wanted", s.instant()
+	s.Meter.Message("", "not_wanted")
 	if !s.change(ctx, was, d) {
 		return was
 	}

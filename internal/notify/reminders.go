@@ -336,18 +336,25 @@ func (b *round) send(ctx context.Context, wanted []wish) ([]Reminded, error) {
 	return out, all.Wait()
 }
 
+// StillDue is the gate for reminders. It is safe for concurrent use.
+type StillDue struct {
+	Tasks    Tasks
+	Contacts Contacts
+	Now      func() time.Time
+}
+
 // Wanted reports whether a message that was written down is still to be sent: a reminder of a task that was answered, taken back or
 // closed meanwhile is not, and neither is one to somebody who has withdrawn the consent. Other messages always are.
-func (r *Reminders) Wanted(ctx context.Context, d Delivery) (bool, error) {
+func (w *StillDue) Wanted(ctx context.Context, d Delivery) (bool, error) {
 	id, toParticipant, ok := reminderOf(d.Purpose)
 	if !ok || !toParticipant {
 		return true, nil
 	}
-	waiting, err := r.Tasks.Unanswered(ctx, task.Key{Participant: d.Participant, Task: id}, r.Now())
+	waiting, err := w.Tasks.Unanswered(ctx, task.Key{Participant: d.Participant, Task: id}, w.Now())
 	if err != nil || !waiting {
 		return false, err
 	}
-	contacts, err := r.Contacts.Contacts(ctx, []int64{d.Participant})
+	contacts, err := w.Contacts.Contacts(ctx, []int64{d.Participant})
 	if err != nil {
 		return false, err
 	}

@@ -14,7 +14,7 @@ import (
 
 // rig is a running sandbox, the three senders pointed at it, and a receiver of their callbacks.
 type rig struct {
-	t         *testing.T
+	t         testing.TB
 	sandbox   *Sandbox
 	gateway   *httptest.Server
 	senders   map[string]Reporter
@@ -35,7 +35,7 @@ const testToken = "token-of-0123456789"
 
 var providers = []string{AliyunName, TencentName, TwilioName}
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	r := &rig{t: t, callbacks: make(chan callback, 64)}
 	receiver := httptest.NewServer(http.HandlerFunc(r.receive))
 	config := DefaultSandboxConfig()

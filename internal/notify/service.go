@@ -41,12 +41,18 @@ type Meter interface {
 	Message(provider, outcome string)
 }
 
-// ServiceParts are what the service needs. All are required.
+// Gate is asked right before a message is given to a gateway whether it is still wanted.
+type Gate interface {
+	Wanted(ctx context.Context, d Delivery) (bool, error)
+}
+
+// ServiceParts are what the service needs. All but Gate are required.
 type ServiceParts struct {
 	Deliveries Deliveries
 	Shards     *db.Shards
 	People     People
 	Guard      auth.Guard
+	Gate       Gate     // nil: every message is wanted
 	Senders    []Sender // in the order of asking; the settings' order
 	Templates  *Templates
 	IDs        IDs

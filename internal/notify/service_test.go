@@ -35,7 +35,7 @@ const (
 type desk struct {
 	*Service
 	*rig
-	t      *testing.T
+	t      testing.TB
 	clock  *testenv.FakeClock
 	key    *keyring.DataKey
 	next   func() int64
@@ -90,7 +90,7 @@ func eachDesk(t *testing.T, order []string, test func(t *testing.T, w *desk), mo
 	}
 }
 
-func newDesk(t *testing.T, shards *db.Shards, order []string, more ...Sender) *desk {
+func newDesk(t testing.TB, shards *db.Shards, order []string, more ...Sender) *desk {
 	t.Helper()
 	w := &desk{rig: newRig(t), t: t, clock: testenv.Clock(time.Now()), next: testenv.IDs(), counts: make(map[string]int)}
 	ring, err := keyring.New([]keyring.MasterKey{{ID: 1, Secret: []byte("0123456789abcdef0123456789abcdef")}}, rand.Reader)
@@ -126,6 +126,12 @@ func newDesk(t *testing.T, shards *db.Shards, order []string, more ...Sender) *d
 		}
 	})
 	return w
+}
+
+func (w *desk) counted(what string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.counts[what]
 }
 
 func (w *desk) wish(purpose string) Request {
