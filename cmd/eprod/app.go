@@ -42,6 +42,7 @@ type app struct {
 	tasks        *task.Service
 	generator    *task.Generator
 	messages     *notify.Service
+	reminders    *notify.Reminders
 	submissions  *submission.Store
 	memory       *submission.Memory
 }
@@ -97,7 +98,11 @@ func (a *app) wire() error {
 	a.studies = study.New(study.Parts{Shelf: shelf, Catalog: a.catalog, Guard: a.guard, Accounts: a.users, Engine: a.engine, IDs: a.ids,
 		Limits: c.Questionnaire.Limits, Now: now})
 	a.openTasks(people, shelf)
-	return a.openMessages(a.profiles)
+	if err := a.openMessages(a.profiles); err != nil {
+		return err
+	}
+	a.openReminders()
+	return nil
 }
 
 // openLocks makes the locks of patient records, which people wait for, and those of procedures, which must be strict.

@@ -54,6 +54,7 @@ type Config struct {
 	Outbox        outbox.Config             `koanf:"outbox"`
 	Ingest        ingest.Config             `koanf:"ingest"`
 	Processor     processor.Config          `koanf:"processor"`
+	Reminders     notify.ReminderConfig     `koanf:"reminders"`
 	Notify        NotifyConfig              `koanf:"notify"`
 	SMSSandbox    notify.SandboxConfig      `koanf:"smsSandbox"`
 }
@@ -147,6 +148,7 @@ func defaultConfig() Config {
 		Outbox:        outbox.DefaultConfig(),
 		Ingest:        ingest.DefaultConfig(),
 		Processor:     processor.DefaultConfig(),
+		Reminders:     notify.DefaultReminderConfig(),
 		Notify:        defaultNotify(),
 		SMSSandbox:    notify.DefaultSandboxConfig(),
 	}
@@ -228,6 +230,7 @@ func (c *Config) Validate() error {
 	section("outbox", c.Outbox.Validate())
 	section("ingest", c.Ingest.Validate())
 	section("processor", c.Processor.Validate())
+	section("reminders", c.Reminders.Validate())
 	section("notify", c.Notify.Validate())
 	section("smsSandbox", c.SMSSandbox.Validate())
 	problems = append(problems, c.storeProblems()...)

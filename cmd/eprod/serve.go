@@ -70,6 +70,7 @@ func (s *server) parts() []part {
 		{"cache invalidation", []string{roleProcessor}, stageIntake, s.invalidate},
 		{"cache verification", []string{roleProcessor}, stageIntake, s.verifier().Run},
 		{"tasks", []string{roleProcessor}, stageIntake, s.generator.Run},
+		{"reminders", []string{roleProcessor}, stageIntake, s.reminders.Run},
 		{"messages", []string{roleProcessor}, stageIntake, s.messages.Work},
 		{"messages on request", both, stageRelay, s.messages.Run},
 		{"outbox relay", []string{roleProcessor}, stageRelay, s.relays.Run},

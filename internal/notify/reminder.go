@@ -16,6 +16,7 @@ const (
 	SkipStale     = "stale"      // it would tell the site of something long past
 	SkipConsent   = "no_consent" // the participant has not agreed to be reached this way
 	SkipAddress   = "no_address" // nobody has stated where
+	SkipGateway   = "no_gateway" // no gateway of the channel is set up
 	SkipBudget    = "budget"     // the study has sent as many messages today as it may
 	queued        = "queued"     // it was sent
 )

@@ -323,8 +323,11 @@ func (b *round) send(ctx context.Context, wanted []wish) ([]Reminded, error) {
 		}
 		all.Go(func() error {
 			status, _, err := b.Queue.Queue(ctx, w.request)
-			if kind := errs.KindOf(err); err != nil && (kind == errs.Invalid || kind == errs.Unprocessable) {
-				// The message itself is wrong, and will be: an address that is none, a channel without a gateway.
+			switch kind := errs.KindOf(err); {
+			case err != nil && kind == errs.Unprocessable:
+				out[i].Outcome = SkipGateway
+				return nil
+			case err != nil && kind == errs.Invalid: // the message itself is wrong, and will be
 				b.Logger.WarnContext(ctx, "a reminder cannot be sent", "participant", w.request.Participant, "task", w.reminded.Task, "error", err)
 				out[i].Outcome = SkipAddress
 				return nil

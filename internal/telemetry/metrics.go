@@ -180,18 +180,25 @@ func (l *Limits) Limited(rule string) { l.refused.WithLabelValues(rule).Inc() }
 // LimitedAlone counts a decision without Redis.
 func (l *Limits) LimitedAlone(rule string) { l.alone.WithLabelValues(rule).Inc() }
 
-// Messages counts text messages: eprod_messages_total{provider,outcome}.
-type Messages struct{ total *prometheus.CounterVec }
+// Messages counts messages and reminders: eprod_messages_total{provider,outcome} and eprod_reminders_total{outcome}.
+type Messages struct{ total, reminders *prometheus.CounterVec }
 
 func newMessages(f promauto.Factory) *Messages {
-	return &Messages{f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_messages_total",
-		Help: "Text messages by gateway and outcome: accepted, delivered, failed, unknown, gone (given up) or refused (certainly not sent)."}, []string{"provider", "outcome"})}
+	return &Messages{
+		total: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_messages_total",
+			Help: "Messages by gateway and outcome: accepted, delivered, failed, unknown, gone (given up), refused (certainly not sent) or not_wanted."}, []string{"provider", "outcome"}),
+		reminders: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_reminders_total",
+			Help: "Reminders that were decided about: queued, or why none was sent."}, []string{"outcome"}),
+	}
 }
 
 // Message counts an outcome.
 func (m *Messages) Message(provider, outcome string) {
 	m.total.WithLabelValues(provider, outcome).Inc()
 }
+
+// Reminder counts what became of a reminder.
+func (m *Messages) Reminder(outcome string) { m.reminders.WithLabelValues(outcome).Inc() }
 
 // Health shows what is held, open or behind: eprod_in_flight, eprod_breaker_state{name}, eprod_ids_refused_total{reason},
 // eprod_consumer_lag{topic,partition} and what Gauge adds.
