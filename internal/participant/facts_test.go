@@ -257,10 +257,17 @@ func TestAnchorsAtTheDoor(t *testing.T) {
 		if got := fmt.Sprint(call(t, door, "GET", path, staff, "").body["anchorHistory"]); got != want {
 			t.Errorf("history %s, want %s", got, want)
 		}
+		if changed.body["leftAt"] != nil {
+			t.Errorf("left before leaving: %v", changed.body)
+		}
 		for body, code := range map[string]string{
 			`{"anchors":{"enrolment":null}}`: "invalid_field", `{"anchors":{"surgery":""}}`: "invalid_field", `{"anchors":{"surgery":7}}`: "invalid_field",
 		} {
 			call(t, door, "PATCH", path, staff, body, "If-Match", `"2"`).want(t, body, 422, code)
+		}
+		left := call(t, door, "PATCH", path, staff, `{"status":"withdrawn"}`, "If-Match", `"2"`)
+		if left.want(t, "leaves", 200, ""); left.body["leftAt"] != "2026-11-23T21:00:00.000001Z" { // the clock stood still since the last change
+			t.Errorf("left: %v", left.body)
 		}
 	})
 }

@@ -55,6 +55,7 @@ type view struct {
 	History   []anchorView      `json:"anchorHistory" doc:"every date that an event ever had, by event and time"`
 	Version   int64             `json:"version"`
 	CreatedAt time.Time         `json:"createdAt"`
+	LeftAt    *time.Time        `json:"leftAt,omitempty" doc:"when the participant left the study"`
 }
 
 func viewOf(p *Participant, site string) view {
@@ -64,6 +65,10 @@ func viewOf(p *Participant, site string) view {
 	}
 	for _, z := range p.Zones {
 		v.Zones = append(v.Zones, zoneView{From: z.From.UTC(), Zone: z.Zone})
+	}
+	if !p.Left.IsZero() {
+		left := p.Left.UTC()
+		v.LeftAt = &left
 	}
 	history := p.AnchorHistory()
 	v.History = make([]anchorView, 0, len(history))

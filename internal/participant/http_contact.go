@@ -27,15 +27,24 @@ func (c *consents) stated() map[string]bool {
 	return out
 }
 
+type consentView struct {
+	SMS   bool `json:"sms"`
+	Email bool `json:"email"`
+}
+
+func consentViewOf(c Contact) consentView {
+	return consentView{SMS: c.Consents[ChannelSMS], Email: c.Consents[ChannelEmail]}
+}
+
 type contactView struct {
-	Version  int64           `json:"version" doc:"0: nothing was ever stated"`
-	Phone    string          `json:"phone" doc:"E.164; empty: not known"`
-	Email    string          `json:"email" doc:"empty: not known"`
-	Consents map[string]bool `json:"consents" doc:"by channel; nothing is sent on a channel without"`
+	Version  int64       `json:"version" doc:"0: nothing was ever stated"`
+	Phone    string      `json:"phone" doc:"E.164; empty: not known"`
+	Email    string      `json:"email" doc:"empty: not known"`
+	Consents consentView `json:"consents" doc:"nothing is sent on a channel without"`
 }
 
 func contactViewOf(c Contact) contactView {
-	return contactView{Version: c.Version, Phone: c.Phone, Email: c.Email, Consents: c.Consents}
+	return contactView{Version: c.Version, Phone: c.Phone, Email: c.Email, Consents: consentViewOf(c)}
 }
 
 type contactOutput struct {
@@ -59,7 +68,7 @@ type consentInput struct{ Body consents }
 
 type consentOutput struct {
 	Body struct {
-		Consents map[string]bool `json:"consents"`
+		Consents consentView `json:"consents"`
 	}
 }
 
@@ -110,6 +119,6 @@ func (s *Service) putConsents(ctx context.Context, in *consentInput) (*consentOu
 		return nil, err
 	}
 	out := &consentOutput{}
-	out.Body.Consents = c.Consents
+	out.Body.Consents = consentViewOf(c)
 	return out, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/eprod/eprod/internal/audit"
 	"github.com/eprod/eprod/internal/auth"
@@ -104,7 +105,7 @@ func (s *Service) Contacts(ctx context.Context, ids []int64) (map[int64]Contact,
 	if err != nil || len(sealed) == 0 {
 		return nil, err
 	}
-	profiles, err := s.Profiles.GetMany(ctx, ids)
+	profiles, err := s.Profiles.GetMany(ctx, slices.Collect(maps.Keys(sealed)))
 	if err != nil {
 		return nil, err
 	}
