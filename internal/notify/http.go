@@ -66,6 +66,7 @@ func (s *Service) Routes(server *web.Server) {
 	web.Register(api, send, s.postMessage)
 	web.Register(api, huma.Operation{OperationID: "list-messages", Method: http.MethodGet, Path: path, Tags: []string{"messages"},
 		Summary: "What became of a participant's messages, youngest first"}, s.getMessages)
+	s.reminderRoutes(api)
 	const callback = "/api/v1/sms/receipts/{provider}"
 	server.Gin().POST("/api/v1/sms/receipts/:provider", s.callback)
 	web.Describe(api, huma.Operation{OperationID: "message-receipt", Method: http.MethodPost, Path: callback, Security: web.Public(), Tags: []string{"messages"},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -405,4 +406,31 @@ func (f forgetful) Queue(ctx context.Context, r Request) (Status, bool, error) {
 		return Status{}, false, err
 	}
 	return Status{}, false, errs.Away("the answer", nil)
+}
+
+// TestRemindersAtTheDoor: staff see what became of each reminder, and why one was not sent.
+func TestRemindersAtTheDoor(t *testing.T) {
+	shards := testenv.Shards(t)["sqlite"]
+	w := newDesk(t, shards, nil)
+	key := task.Key{Participant: someone, Task: 5}
+	store := &ReminderStore{Shards: shards}
+	kept := []Reminded{{someone, 5, theStudy, "opens/0s/participant", "email", SkipConsent, 0, july(8, 20, 0)}, {someone, 5, theStudy, "opens/0s/participant", "sms", queued, 9, july(8, 20, 0)}}
+	for range 2 { // the second changes nothing
+		if err := store.Settle(t.Context(), shards.For(someone), kept, []Settled{{Key: key}}, july(8, 20, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server := w.door()
+	if err := server.CheckDocument(); err != nil {
+		t.Error(err)
+	}
+	for who, want := range map[string]string{"staff 2": `{"rung":"opens/0s/participant","channel":"sms","outcome":"queued","message":"9","decidedAt":"2026-07-08T20:00:00Z"}`, "staff 9": `"not_found"`} {
+		r := httptest.NewRequest("GET", "/api/v1/studies/3/participants/7/tasks/5/reminders", nil)
+		r.Header.Set("X-Caller", who)
+		rec := httptest.NewRecorder()
+		server.Handler().ServeHTTP(rec, r)
+		if !strings.Contains(rec.Body.String(), want) {
+			t.Errorf("%s: %d %s, want %s", who, rec.Code, rec.Body, want)
+		}
+	}
 }

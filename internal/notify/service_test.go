@@ -447,19 +447,26 @@ func TestWrongMessages(t *testing.T) {
 	})
 }
 
+// door serves the desk's routes to a caller that a header names as "kind id".
+func (w *desk) door() *web.Server {
+	w.t.Helper()
+	server, err := web.New(web.DefaultConfig(), web.Deps{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	server.Gin().Use(func(c *gin.Context) {
+		var p auth.Principal
+		if n, err := fmt.Sscanf(c.GetHeader("X-Caller"), "%s %d", &p.Kind, &p.ID); n == 2 && err == nil {
+			c.Request = c.Request.WithContext(auth.With(c.Request.Context(), p))
+		}
+	})
+	w.Routes(server)
+	return server
+}
+
 func TestMessagesAtTheDoor(t *testing.T) {
 	eachDesk(t, []string{TencentName}, func(t *testing.T, w *desk) {
-		server, err := web.New(web.DefaultConfig(), web.Deps{Log: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		server.Gin().Use(func(c *gin.Context) {
-			var p auth.Principal
-			if n, err := fmt.Sscanf(c.GetHeader("X-Caller"), "%s %d", &p.Kind, &p.ID); n == 2 && err == nil {
-				c.Request = c.Request.WithContext(auth.With(c.Request.Context(), p))
-			}
-		})
-		w.Routes(server)
+		server := w.door()
 		if err := server.CheckDocument(); err != nil {
 			t.Error(err)
 		}
