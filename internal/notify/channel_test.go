@@ -3,8 +3,10 @@ package notify
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -186,6 +188,82 @@ func TestQueue(t *testing.T) {
 		}
 		if _, _, err := w.Queue(t.Context(), w.mail("task:3")); !errors.Is(err, errNoSender(Email)) {
 			t.Errorf("without a mail server: %v", err)
+		}
+	})
+}
+
+// paced is the service with other settings, by the real clock.
+func (w *desk) paced(config Config, sender string) *Service {
+	parts := w.ServiceParts
+	parts.Now, parts.Senders = time.Now, []Sender{w.rig.senders[sender]}
+	return NewService(config, parts)
+}
+
+func (w *desk) queue(s *Service, n int) (ids []int64) {
+	w.t.Helper()
+	for i := range n {
+		r := w.wish(fmt.Sprint("paced:", i))
+		r.Participant = int64(i + 1) // on both shards
+		status, _, err := s.Queue(w.t.Context(), r)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		ids = append(ids, status.ID)
+	}
+	return ids
+}
+
+// TestRateIsKept: more than the rate allows is sent at the rate, without being put back in between.
+func TestRateIsKept(t *testing.T) {
+	eachDesk(t, nil, func(t *testing.T, w *desk) {
+		config := w.config
+		config.Rate, config.Burst = 100, 5
+		s := w.paced(config, AliyunName)
+		ids := w.queue(s, 30)
+		began := time.Now()
+		if n := s.Once(t.Context()); n != len(ids) {
+			t.Errorf("%d were taken, want %d", n, len(ids))
+		}
+		if took := time.Since(began); took < 240*time.Millisecond {
+			t.Errorf("30 messages took %v at 100 a second, 5 at once", took)
+		}
+		for _, id := range ids {
+			if d := w.state(id); d.State != Accepted && d.State != Delivered {
+				t.Errorf("message %d is %s (%s)", id, d.State, d.Code)
+			}
+		}
+	})
+}
+
+// TestStoppingWhileWaitingForTheRate: the worker ends at once, and what it had not begun waits for another.
+func TestStoppingWhileWaitingForTheRate(t *testing.T) {
+	eachDesk(t, nil, func(t *testing.T, w *desk) {
+		config := w.config
+		config.Rate, config.Burst = 0.001, 2
+		s := w.paced(config, TencentName)
+		ids := w.queue(s, 6)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan int, 1)
+		go func() { ended <- s.Once(ctx) }()
+		for deadline := time.Now().Add(10 * time.Second); w.counted("tencent accepted") < 2 && time.Now().Before(deadline); {
+			<-time.After(time.Millisecond)
+		}
+		stop()
+		select {
+		case <-ended:
+		case <-time.After(5 * time.Second):
+			t.Fatal("it still waits")
+		}
+		count := map[State]int{}
+		for _, id := range ids {
+			d := w.state(id)
+			count[d.State]++
+			if d.State == Waiting && (d.Code != "sms_throttled" || d.NextAt.After(time.Now().Add(config.RetryMin))) {
+				t.Errorf("%+v", d)
+			}
+		}
+		if diff := cmp.Diff(map[State]int{Accepted: 2, Waiting: 4}, count); diff != "" {
+			t.Error(diff)
 		}
 	})
 }

@@ -4,12 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/eprod/eprod/internal/errs"
 )
 
 // deliver asks the senders of the channel in order until one has taken the message, or may have. Each call is written down before it.
-func (s *Service) deliver(ctx context.Context, d Delivery) Delivery {
+// A message for which no sender may be asked yet waits here until patience is over; without patience (nil) it waits in the database.
+func (s *Service) deliver(ctx context.Context, d Delivery, patience <-chan struct{}) Delivery {
+	routes := s.routes[d.Channel]
+	free := turn(ctx, routes, patience)
 	if still, err := s.wanted(ctx, d); err != nil || !still {
 		return s.unwanted(ctx, d, err)
 	}
@@ -19,10 +23,11 @@ func (s *Service) deliver(ctx context.Context, d Delivery) Delivery {
 		return d
 	}
 	asked, refused := 0, 0
-	routes := s.routes[d.Channel]
-	for _, g := range routes {
-		if ok, _ := g.rate.Allow(ctx, ""); !ok {
-			continue
+	for i, g := range routes[free:] {
+		if i > 0 {
+			if ok, _ := g.rate.Allow(ctx, ""); !ok {
+				continue
+			}
 		}
 		was := d
 		asked++
@@ -64,6 +69,29 @@ func (s *Service) deliver(ctx context.Context, d Delivery) Delivery {
 		return was
 	}
 	return d
+}
+
+// turn takes a token of the first sender that has one and returns its place; that of none is behind the last.
+func turn(ctx context.Context, routes []*gate, patience <-chan struct{}) int {
+	for len(routes) > 0 {
+		soonest := time.Minute
+		for i, g := range routes {
+			ok, again := g.rate.Allow(ctx, "")
+			if ok {
+				return i
+			}
+			soonest = min(soonest, again)
+		}
+		if patience == nil {
+			break
+		}
+		select {
+		case <-patience:
+			return len(routes)
+		case <-time.After(soonest):
+		}
+	}
+	return len(routes)
 }
 
 func (s *Service) wanted(ctx context.Context, d Delivery) (bool, error) {

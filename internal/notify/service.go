@@ -153,7 +153,7 @@ func (s *Service) Send(ctx context.Context, r Request) (Status, error) {
 		return kept.status(), err
 	}
 	outcome := make(chan Delivery, 1)
-	if !s.begin(func() { outcome <- s.deliver(context.WithoutCancel(ctx), kept) }) {
+	if !s.begin(func() { outcome <- s.deliver(context.WithoutCancel(ctx), kept, nil) }) {
 		s.Logger.InfoContext(ctx, "a message waits: as many are being sent as may be", "message", kept.ID)
 		was := kept
 		kept.NextAt = s.instant() // for the worker

@@ -3,6 +3,7 @@ package notify
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/eprod/eprod/internal/db"
@@ -36,20 +37,28 @@ func (s *Service) Work(ctx context.Context) error {
 
 // Once works on what is due now on every shard, and returns how many messages that was.
 func (s *Service) Once(ctx context.Context) int {
-	work := context.WithoutCancel(ctx)
-	total := 0
+	var total atomic.Int64
+	var shards sync.WaitGroup
 	for _, shard := range s.Shards.All() {
-		for ctx.Err() == nil {
-			n := s.shard(work, shard)
-			if total += n; n < s.config.Batch {
-				break
+		shards.Go(func() {
+			for ctx.Err() == nil {
+				n := s.shard(ctx, shard)
+				total.Add(int64(n))
+				if n < s.config.Batch {
+					return
+				}
 			}
-		}
+		})
 	}
-	return total
+	shards.Wait()
+	return int(total.Load())
 }
 
+// shard takes a batch and works on it. When ctx ends, calls are finished, and what has not been begun waits in the database again.
 func (s *Service) shard(ctx context.Context, shard *db.DB) int {
+	patience, over := context.WithTimeout(ctx, s.config.Lease/2) // what still waits for its turn then is not taken by somebody else yet
+	defer over()
+	ctx = context.WithoutCancel(ctx)
 	now := s.instant()
 	due, err := s.Deliveries.Due(ctx, shard, now, now.Add(s.config.Lease), s.config.Batch)
 	if err != nil {
@@ -62,7 +71,7 @@ func (s *Service) shard(ctx context.Context, shard *db.DB) int {
 		slots <- struct{}{}
 		running.Go(func() {
 			defer func() { <-slots }()
-			s.attend(ctx, d, now)
+			s.attend(ctx, d, now, patience.Done())
 		})
 	}
 	running.Wait()
@@ -70,7 +79,7 @@ func (s *Service) shard(ctx context.Context, shard *db.DB) int {
 }
 
 // attend does the next thing for one message.
-func (s *Service) attend(ctx context.Context, d Delivery, now time.Time) {
+func (s *Service) attend(ctx context.Context, d Delivery, now time.Time, patience <-chan struct{}) {
 	was := d
 	switch {
 	case now.Sub(d.CreatedAt) > s.config.MaxAge:
@@ -85,7 +94,7 @@ func (s *Service) attend(ctx context.Context, d Delivery, now time.Time) {
 		s.Logger.WarnContext(ctx, "a message was given up", "message", d.ID, "state", string(was.State), "code", d.Code)
 		s.change(ctx, was, d)
 	case d.State == Waiting:
-		s.deliver(ctx, d)
+		s.deliver(ctx, d, patience)
 	default: // Sending by a process that is gone, Unknown, or Accepted without a receipt
 		s.ask(ctx, d, now)
 	}
