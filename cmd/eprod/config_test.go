@@ -110,6 +110,9 @@ func TestBadConfig(t *testing.T) {
 		{"ShardsWithoutMeta", "", []string{`EPROD_DATABASE__SHARDS=[{"name":"a","dsn":"x","buckets":"0-255"}]`}, []string{"belong together"}},
 		{"BucketsMissing", "", []string{"EPROD_DATABASE__META__DSN=x", `EPROD_DATABASE__SHARDS=[{"name":"a","dsn":"x","buckets":"0-100"}]`}, []string{"no shard holds the buckets 101"}},
 		{"RoleOnEmbedded", "role: api\n", nil, []string{"separate roles need shared stores"}},
+		{"OpenMail", "notify:\n  email: {enabled: true, host: mail.example.org, security: none, username: u}\n", nil,
+			[]string{"notify.email.security: none: must be", "notify.email.password: must be set", "notify.email.from: \"\": must be"}},
+		{"MailInOrder", "notify:\n  order: [smtp]\n", nil, []string{"notify.order: smtp: must name"}},
 		{"SlowerThanThreeSeconds", "ingest:\n  spoolTimeout: 5s\n", nil, []string{"must not exceed 3s"}},
 	}
 	for _, c := range cases {

@@ -123,7 +123,7 @@ func (s *Service) tell(ctx context.Context, provider string, d Delivery, err err
 	}
 	s.Meter.Message(provider, outcome)
 	if err != nil {
-		s.Logger.WarnContext(ctx, "a message gateway did not take a message", "message", d.ID, "provider", provider, "state", string(d.State), "code", d.Code)
+		s.Logger.WarnContext(ctx, "a message gateway did not take a message", "message", d.ID, "provider", provider, "state", string(d.State), "code", d.Code, "error", err)
 	}
 }
 
