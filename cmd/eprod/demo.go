@@ -145,7 +145,9 @@ func (s *server) fillDemo(ctx context.Context) (demoFile, error) {
 	zones := []string{"Asia/Shanghai", "Europe/Berlin", "America/New_York"}
 	for i := range 6 {
 		zone := zones[i%len(zones)]
-		outcome, err := s.participants.Enrol(ctx, id, participant.Enrolment{Number: fmt.Sprintf("%04d", i+1), Site: fmt.Sprintf("S%02d", i%2+1),
+		// The numbers are of the range that is kept free for films and plays.
+		contact := participant.Contact{Phone: fmt.Sprintf("+1202555010%d", i), Consents: map[string]bool{participant.ChannelSMS: i != 5}}
+		outcome, err := s.participants.Enrol(ctx, id, participant.Enrolment{Number: fmt.Sprintf("%04d", i+1), Site: fmt.Sprintf("S%02d", i%2+1), Contact: contact,
 			Arm: string(rune('A' + i%2)), Zone: zone, Language: []string{"zh-CN", "en", "en"}[i%3], Anchors: map[string]string{"enrolment": yesterday(zone)}}, "demo")
 		if err != nil {
 			return d, err
@@ -170,7 +172,11 @@ func (s *server) demoStudy(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	for i, name := range []string{"Demonstration Hospital", "Demonstration Clinic"} {
-		if _, err := s.studies.AddSite(ctx, st.ID, fmt.Sprintf("S%02d", i+1), name); err != nil {
+		site, err := s.studies.AddSite(ctx, st.ID, fmt.Sprintf("S%02d", i+1), name)
+		if err != nil {
+			return 0, err
+		}
+		if _, err := s.studies.SetSiteContact(ctx, st.ID, site.ID, fmt.Sprintf("site%d@example.org", i+1), ""); err != nil {
 			return 0, err
 		}
 	}
@@ -194,7 +200,7 @@ func (s *server) demoStudy(ctx context.Context) (int64, error) {
 		}
 		canonical[name] = q.Canonical()
 	}
-	if _, err := s.studies.PutSchedule(ctx, st.ID, task.Design{Rules: demoRules(canonical)}, time.Time{}); err != nil {
+	if _, err := s.studies.PutSchedule(ctx, st.ID, demoDesign(canonical), time.Time{}); err != nil {
 		return 0, err
 	}
 	if _, err := s.studies.AddStaff(ctx, st.ID, "demo-coordinator", auth.Coordinator, ""); err != nil {
@@ -204,15 +210,28 @@ func (s *server) demoStudy(ctx context.Context) (int64, error) {
 	return st.ID, err
 }
 
-// demoRules: the diary is open around the clock, so that there is an open task at whatever hour the demonstration starts.
-func demoRules(canonical map[string]string) []task.Rule {
-	return []task.Rule{
-		{ID: "diary", Questionnaire: canonical["diary"], Anchor: "enrolment", Offset: "P0D", Repeat: &task.Repeat{Every: "P1D", Until: "P365D"},
-			Windows:   []task.Window{{Opens: "00:00", Due: "20:00", Closes: "00:00", Grace: "PT2H"}},
-			Reminders: []task.Reminder{{At: "due", After: "-PT1H"}}},
-		{ID: "mood", Questionnaire: canonical["phq9"], Anchor: "enrolment", Offset: "P1D", Repeat: &task.Repeat{Every: "P2W", Until: "P365D"},
-			Windows: []task.Window{{Opens: "00:00", Due: "20:00", Closes: "00:00", Grace: "P2D"}}},
-		{ID: "worry", Questionnaire: canonical["gad7"], Anchor: "enrolment", Offset: "P1D", Repeat: &task.Repeat{Every: "P2W", Until: "P365D"},
-			Windows: []task.Window{{Opens: "00:00", Due: "20:00", Closes: "00:00", Grace: "P2D"}}},
+// demoDesign: the diary is open around the clock, so that there is an open task at whatever hour the demonstration starts. Mood and worry
+// are asked in blocks of three days every fortnight, always in their newest version; a bad day can be told of at any time.
+func demoDesign(canonical map[string]string) task.Design {
+	newest := func(name string) string {
+		url, _ := task.SplitCanonical(canonical[name])
+		return url
+	}
+	fortnightly := func(id, name string) task.Rule {
+		return task.Rule{ID: id, Questionnaire: newest(name), Anchor: "enrolment", Offset: "P1D", Repeat: &task.Repeat{Every: "P2W", Until: "P365D"},
+			Burst: &task.Burst{Every: "P1D", Count: 3}, Windows: []task.Window{{Opens: "00:00", Due: "20:00", Closes: "00:00", Grace: "PT12H"}},
+			Reminders: []task.Reminder{{At: "due", After: "-PT2H"}}}
+	}
+	return task.Design{
+		Rules: []task.Rule{
+			{ID: "diary", Questionnaire: canonical["diary"], Anchor: "enrolment", Offset: "P0D", Repeat: &task.Repeat{Every: "P1D", Until: "P365D"},
+				Windows: []task.Window{{Opens: "00:00", Due: "20:00", Closes: "00:00", Grace: "PT2H"}},
+				Reminders: []task.Reminder{{At: "due", After: "-PT1H"}, {At: "closes", After: "-PT2H", Channels: []string{task.ChannelSMS, task.ChannelEmail}},
+					{At: "missed", After: "PT0S"}}},
+			fortnightly("mood", "phq9"), fortnightly("worry", "gad7"),
+			{ID: "bad-day", Questionnaire: canonical["diary"], Anchor: "enrolment", Offset: "P0D", Repeat: &task.Repeat{Every: "P1D", Until: "P365D"}, Anytime: &task.Anytime{PerDay: 3}},
+		},
+		Policies: &task.Policies{Offline: "P2D"},
+		Messages: &task.Messages{Quiet: &task.Quiet{From: "22:30", Until: "07:00"}, Budget: map[string]int{task.ChannelSMS: 1000}},
 	}
 }
