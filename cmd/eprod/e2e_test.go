@@ -98,6 +98,7 @@ func TestSubmissionPath(t *testing.T) {
 	t.Run("BrokerStopped", func(t *testing.T) { testBrokerStopped(t, d, tr, v, api1, api2) })
 	t.Run("ShardStopped", func(t *testing.T) { testShardStopped(t, d, tr, v) })
 	t.Run("TwiceAndChanged", func(t *testing.T) { testTwice(t, tr, v) })
+	t.Run("GeneratorsKilled", func(t *testing.T) { testGenerators(t, d, tr, v, processors) })
 	t.Run("SIGTERM", func(t *testing.T) { testTerminate(t, d, tr, v, api1, processors) })
 	t.Run("BadInput", func(t *testing.T) { testBadInput(t, tr, v) })
 	v.balanced(t)

@@ -100,10 +100,11 @@ func (tr *trial) design(t *testing.T, rules []string) {
 	s.must(t, 200, "POST", base+"/questionnaires/"+q.text("id")+"/publish", nil)
 	list := make([]map[string]any, 0, len(rules))
 	for _, id := range rules {
-		rule := map[string]any{"id": id, "questionnaire": tr.canonical, "anchor": "enrolment", "offset": "P0D",
+		rule := map[string]any{"id": id, "questionnaire": tr.canonical, "anchor": "enrolment", "offset": "P28D",
 			"repeat": map[string]string{"every": "P1D", "until": "P400D"}, "windows": []any{map[string]string{"opens": "00:00", "due": "12:00", "closes": "00:00"}}}
 		if id == "closed" { // its only day lies weeks back
 			delete(rule, "repeat")
+			rule["offset"] = "P0D"
 		}
 		list = append(list, rule)
 	}
