@@ -150,9 +150,40 @@ func (r *register) agree(t testing.TB, what string, shards *db.Shards, until tim
 			}
 		}
 	}
+	r.explained(t, what, rows, until)
 	for key, row := range rows {
 		if !due[key] && row.State == rowIssued && row.OpensAt < until.UnixMicro() {
 			t.Fatalf("%s: the row of %s of %d on %s is issued and not due", what, row.Rule, key.Participant, row.Date)
+		}
+	}
+}
+
+// explained holds what is explained of random participants and dates against the rows.
+func (r *register) explained(t testing.TB, what string, rows map[Key]issuedRow, until time.Time) {
+	t.Helper()
+	e := NewEngine()
+	for range 50 {
+		var p Person
+		for _, p = range r.people { // some
+			break
+		}
+		day := Date{2026, time.July, 1}.AddDays(rand.IntN(20))
+		got := map[int64]bool{}
+		for _, x := range e.Explain(r.plan, p, day) {
+			if (x.Why == WhyDue) != (len(x.Tasks) > 0) || x.Detail == "" {
+				t.Fatalf("%s: %s on %s of %d is %s with %d tasks: %q", what, x.Rule.ID, day, p.ID, x.Why, len(x.Tasks), x.Detail)
+			}
+			for _, one := range x.Tasks {
+				got[one.ID] = true
+				if row, ok := rows[Key{p.ID, one.ID}]; one.OpensAt.Before(until) && one.CancelledAt.IsZero() && (!ok || row.State == rowCancelled) {
+					t.Fatalf("%s: %s on %s of %d is explained as due and has the row %+v", what, x.Rule.ID, day, p.ID, row)
+				}
+			}
+		}
+		for key, row := range rows {
+			if key.Participant == p.ID && row.Date == day.String() && row.State == rowIssued && !got[key.Task] {
+				t.Fatalf("%s: the row %+v of %d is not explained", what, row, p.ID)
+			}
 		}
 	}
 }

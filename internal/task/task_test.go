@@ -169,7 +169,7 @@ func TestJourney(t *testing.T) {
 	}
 }
 
-var zones = []string{"Europe/Berlin", "America/New_York", "Asia/Shanghai", "Australia/Lord_Howe", "Pacific/Apia", "America/Sao_Paulo", "UTC"}
+var zones = []string{"Europe/Berlin", "America/New_York", "Asia/Shanghai", "Australia/Lord_Howe", "Pacific/Apia", "America/Sao_Paulo", "Africa/Casablanca", "Asia/Kathmandu", "UTC"}
 
 func drawnRule(t *rapid.T, id string) Rule {
 	r := Rule{ID: id, Questionnaire: "q|1", Anchor: "enrolment", Offset: rapid.SampledFrom([]string{"P0D", "P3D", "P1M", "-P2D", "P2W"}).Draw(t, "offset")}
