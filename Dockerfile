@@ -4,7 +4,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -tags timetzdata -o /out/eprod ./cmd/eprod && \
+RUN CGO_ENABLED=0 go build -trimpath -o /out/eprod ./cmd/eprod && \
     mkdir -p /out/writable && mkdir -m 0700 /out/writable/data && mkdir -m 1777 /out/writable/tmp
 
 FROM scratch

@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -68,6 +70,8 @@ func TestBench(t *testing.T) {
 	b := &bench{t: t, d: d, api: d.start("api"), worker: d.start("processor"), services: servicePids(t, d), saturation: 4000}
 	b.tr = newTrial(t, d, burstSize, []string{"w1", "w2", "f1", "f2", "f3", "a", "b", "c", "x1", "y1", "x2", "y2", "x3", "y3", "p1", "p2", "p3"}, b.api.api)
 	b.v = newVerifier(t, d, b.tr)
+	// The tasks of so many newcomers are issued at once; the bench is not about that.
+	eventually(t, 5*time.Minute, func() string { return b.v.issued(t) })
 	b.part("bursts", b.bursts)
 	b.part("large", b.large)
 	b.part("latency", b.latency)
@@ -335,6 +339,7 @@ func (b *bench) bursts() {
 	b.burst(producing)
 	b.wave("w1") // warms connections, caches, the tables and the broker's compiler
 	b.wave("w2")
+	defer b.profile()()
 	var ginWall, ginCPU, baseCPU, frontWall, frontCPU, acked, whole []float64
 	var last wave
 	for i, rule := range []string{"a", "b", "c"} {
@@ -364,6 +369,36 @@ func (b *bench) bursts() {
 	b.most("burst of 5,000, last 202", "bare gin", median(acked)/median(ginWall), 2.0, fmt.Sprintf("baseline %.2f s, product %.2f s", median(ginWall), median(acked)))
 	b.most("CPU per stored submission, all processes", "bare gin", median(whole)/median(ginCPU), 6,
 		fmt.Sprintf("baseline %.0f µs, product %.0f µs: %s", median(ginCPU), median(whole), strings.Join(detail, ", ")))
+}
+
+// profileVariable names a folder for CPU profiles of both roles under the bursts; dev/profile makes the build's profile of them.
+const profileVariable = "EPROD_TEST_PROFILE"
+
+// profile begins to take CPU profiles, if they are asked for; the function that it returns waits for them.
+func (b *bench) profile() func() {
+	folder := os.Getenv(profileVariable)
+	if folder == "" {
+		return func() {}
+	}
+	var taken sync.WaitGroup
+	for name, p := range map[string]*process{"api": b.api, "processor": b.worker} {
+		taken.Go(func() {
+			resp, err := http.Get(p.ops + "/debug/pprof/profile?seconds=14")
+			if err != nil {
+				b.t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(folder, name+".pprof"), body, 0o644)
+			}
+			if err != nil || resp.StatusCode != http.StatusOK {
+				b.t.Errorf("profile of %s: %d, %v", name, resp.StatusCode, err)
+			}
+		})
+	}
+	return taken.Wait
 }
 
 func perRequest(d time.Duration) float64 { return float64(d.Microseconds()) / burstSize }

@@ -133,6 +133,7 @@ func twice(f func() error) error {
 func TestBounds(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		ctx := acting(t.Context(), manager)
+		w.Catalog.config.LoadTimeout = time.Minute // so many rows, under the race detector on a busy machine
 		st := w.create(t, "EP-001")
 		var arms, sites, grants, forms [][]any
 		for i := range maxSites - 1 {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -15,7 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Ops is the listener for operators: /livez, /readyz, /metrics and /version. It has no authentication and must never be public.
+// Ops is the listener for operators: /livez, /readyz, /metrics, /version, and the profiles of the Go runtime: /debug/pprof/profile
+// (CPU, ?seconds= up to 14), heap and goroutine. It has no authentication and must never be public.
 type Ops struct {
 	cfg      Config
 	server   *http.Server
@@ -54,6 +56,9 @@ func NewOps(cfg Config, deps OpsDeps) *Ops {
 		w.Header().Set("Content-Type", jsonType)
 		_ = json.NewEncoder(w).Encode(versionOf(deps.Version)) // the client may be gone
 	})
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.Handle("GET /debug/pprof/heap", pprof.Handler("heap"))
+	mux.Handle("GET /debug/pprof/goroutine", pprof.Handler("goroutine"))
 	if deps.Registry != nil {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(deps.Registry, promhttp.HandlerOpts{
 			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError), Timeout: 10 * time.Second, MaxRequestsInFlight: 4}))
