@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 .PHONY: build test test-long check bench services-up services-down fmt zone-data
 
 build:
-	go build -trimpath -tags timetzdata -o bin/eprod ./cmd/eprod
+	go build -trimpath -o bin/eprod ./cmd/eprod
 
 # Brings the real services up and runs vet, lint and every test with the race detector.
 test:
