@@ -371,7 +371,7 @@ func (b *bench) bursts() {
 		fmt.Sprintf("baseline %.0f µs, product %.0f µs: %s", median(ginCPU), median(whole), strings.Join(detail, ", ")))
 }
 
-// profileVariable names a folder for CPU profiles of both roles under the bursts; dev/profile makes the build's profile of them.
+// profileVariable names a folder for CPU profiles of both roles under the bursts.
 const profileVariable = "EPROD_TEST_PROFILE"
 
 // profile begins to take CPU profiles, if they are asked for; the function that it returns waits for them.
