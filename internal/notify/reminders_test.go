@@ -42,6 +42,7 @@ const canary = "Annegret Kanarienvogel"
 func newClinic(t *testing.T, shards *db.Shards, start time.Time, plan task.Plan, order []string) *clinic {
 	c := &clinic{desk: newDesk(t, shards, order), shards: shards, plan: plan, people: map[int64]task.Person{}, contacts: map[int64]Contact{}, outcomes: map[string]int{}, arrived: map[string]time.Time{}}
 	c.clock = testenv.Clock(start)
+	c.sandbox.config.Inbox = 100_000
 	c.Now = c.clock.Now
 	c.Service.ServiceParts.Now = c.clock.Now
 	rows := &task.Store{Shards: shards}
