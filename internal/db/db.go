@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"gorm.io/gorm"
@@ -82,8 +83,9 @@ type DB struct {
 	gorm    *gorm.DB
 	pool    *sql.DB
 	config  Config
-	writer  chan struct{}    // SQLite only: one writer at a time, first come first served, instead of polling for the file's lock
-	patient driver.Connector // MySQL only: waits for replies as long as a migration may take
+	writer  chan struct{}             // SQLite only: one writer at a time, first come first served, instead of polling for the file's lock
+	patient driver.Connector          // MySQL only: waits for replies as long as a migration may take
+	studies atomic.Pointer[standings] // what is known of this shard's studies
 }
 
 func open(name string, dialect Dialect, dialector gorm.Dialector, config Config, log *slog.Logger) (*DB, error) {

@@ -1,0 +1,5 @@
+-- +goose Up
+INSERT INTO study_standing (study_id, standing, epoch) VALUES (0, 'open', 0);
+
+-- +goose Down
+DELETE FROM study_standing WHERE study_id = 0;
