@@ -48,9 +48,9 @@ func (p *program) reconcileCommand() *cobra.Command {
 
 func printBalances(cmd *cobra.Command, balances []submission.Balance) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "hour (UTC)\tstudy\taccepted\tstored\tquarantined\tconflict\tduplicate\tpending\tmissing\t")
+	fmt.Fprintln(w, "hour (UTC)\tstudy\taccepted\tstored\tquarantined\tconflict\tlate\tduplicate\tpending\tmissing\t")
 	for _, b := range balances {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", b.Hour.Format("2006-01-02 15h"), b.Study, b.Accepted, b.Stored, b.Quarantined, b.Conflict, b.Duplicate, b.Pending, b.Missing)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", b.Hour.Format("2006-01-02 15h"), b.Study, b.Accepted, b.Stored, b.Quarantined, b.Conflict, b.Late, b.Duplicate, b.Pending, b.Missing)
 	}
 	return w.Flush()
 }

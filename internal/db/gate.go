@@ -62,6 +62,9 @@ func (d Doors) Of(study int64) Standing {
 	return Open
 }
 
+// AllOpen reports whether every study is open.
+func (d Doors) AllOpen() bool { return len(d.standings) == 0 }
+
 // standings is what is known of a shard's studies as of an epoch. It is never changed.
 type standings struct {
 	epoch int64
@@ -170,7 +173,7 @@ type Claim struct {
 // Admit asks for one claim and refuses it where the study is closed to it: errs.Conflict with the code study_locked. See Ask.
 func (d *DB) Admit(tx *gorm.DB, c Claim) error {
 	doors, err := d.Ask(tx, Bucket(c.Participant))
-	if err != nil || len(doors.standings) == 0 {
+	if err != nil || doors.AllOpen() {
 		return err
 	}
 	if c.Study == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/errs"
 )
 
@@ -19,7 +20,8 @@ func (s *Service) Receive(ctx context.Context, provider string, r *http.Request,
 		return err
 	}
 	for _, receipt := range receipts {
-		if err := s.settle(ctx, receipt); err != nil && errs.KindOf(err) != errs.NotFound {
+		// A locked study does not change, whatever a gateway has to tell.
+		if err := s.settle(ctx, receipt); err != nil && errs.KindOf(err) != errs.NotFound && !db.IsClosed(err) {
 			return err
 		}
 	}

@@ -18,6 +18,7 @@ const (
 	SkipAddress   = "no_address" // nobody has stated where
 	SkipGateway   = "no_gateway" // no gateway of the channel is set up
 	SkipBudget    = "budget"     // the study has sent as many messages today as it may
+	SkipStudy     = "study"      // the study takes nothing new any more
 	queued        = "queued"     // it was sent
 )
 

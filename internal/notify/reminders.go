@@ -177,14 +177,14 @@ func (r *Reminders) batch(ctx context.Context, shard *db.DB) (int, error) {
 		key := task.Key{Participant: t.Participant, Task: t.ID}
 		contact, known := b.contacts[t.Participant]
 		if !known || contact.LeftStudy {
-			settled = append(settled, Settled{Key: key})
+			settled = append(settled, Settled{Key: key, Study: t.Study})
 			continue
 		}
 		plan := b.plans[t.Study]
 		version := plan.Current()
 		s := situation{task: *t, ladder: plan.Ladder(&t.Task), timing: version.Messages(), zone: r.Engine.Zone(contact.Zone), decided: b.decided[key], now: now}
 		decisions, next := s.decide()
-		settled = append(settled, Settled{key, next})
+		settled = append(settled, Settled{key, t.Study, next})
 		for _, d := range decisions {
 			list, skipped := b.addressed(ctx, t, &d, &contact)
 			wanted, reminded = append(wanted, list...), append(reminded, skipped...)
@@ -324,6 +324,9 @@ func (b *round) send(ctx context.Context, wanted []wish) ([]Reminded, error) {
 		all.Go(func() error {
 			status, _, err := b.Queue.Queue(ctx, w.request)
 			switch kind := errs.KindOf(err); {
+			case db.IsClosed(err):
+				out[i].Outcome = SkipStudy
+				return nil
 			case err != nil && kind == errs.Unprocessable:
 				out[i].Outcome = SkipGateway
 				return nil

@@ -417,7 +417,7 @@ func TestRemindersAtTheDoor(t *testing.T) {
 	store := &ReminderStore{Shards: shards}
 	kept := []Reminded{{someone, 5, theStudy, "opens/0s/participant", "email", SkipConsent, 0, july(8, 20, 0)}, {someone, 5, theStudy, "opens/0s/participant", "sms", queued, 9, july(8, 20, 0)}}
 	for range 2 { // the second changes nothing
-		if err := store.Settle(t.Context(), shards.For(someone), kept, []Settled{{Key: key}}, july(8, 20, 1)); err != nil {
+		if err := store.Settle(t.Context(), shards.For(someone), kept, []Settled{{Key: key, Study: 3}}, july(8, 20, 1)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -57,7 +57,7 @@ func sentMicros(at time.Time) int64 {
 // Add writes a new delivery. Where the participant has one for the purpose already, that one is returned, and fresh is false.
 func (s *Store) Add(ctx context.Context, d Delivery) (kept Delivery, fresh bool, err error) {
 	shard := s.Shards.For(d.Participant)
-	err = shard.Tx(ctx, func(tx *gorm.DB) error {
+	err = s.Shards.Write(ctx, db.Claim{Study: d.Study, Participant: d.Participant}, func(tx *gorm.DB) error {
 		return db.Insert(tx, "message", deliveryColumns, [][]any{{d.ID, d.Study, d.Participant, d.Purpose, string(d.Channel), d.Template, d.Language, d.Sealed, string(d.State),
 			d.Provider, d.Reference, d.Code, d.Attempts, sentMicros(d.SentAt), db.Micros(d.NextAt), db.Micros(d.CreatedAt), db.Micros(d.UpdatedAt)}})
 	})
@@ -75,7 +75,8 @@ func (s *Store) Add(ctx context.Context, d Delivery) (kept Delivery, fresh bool,
 // Change writes is over was, if nobody has changed it meanwhile; else it reports false.
 func (s *Store) Change(ctx context.Context, was, is Delivery) (bool, error) {
 	changed := false
-	err := s.Shards.For(was.Participant).Tx(ctx, func(tx *gorm.DB) error {
+	// What was sent before its study began to close is settled as long as the study is not closed.
+	err := s.Shards.Write(ctx, db.Claim{Study: was.Study, Participant: was.Participant, Pass: db.Drain}, func(tx *gorm.DB) error {
 		done := tx.Table("message").Where("id = ? AND state = ? AND attempts = ? AND updated_at = ?", was.ID, string(was.State), was.Attempts, db.Micros(was.UpdatedAt)).
 			Updates(map[string]any{"state": string(is.State), "provider": is.Provider, "reference": is.Reference, "code": is.Code, "attempts": is.Attempts,
 				"sent_at": sentMicros(is.SentAt), "next_at": db.Micros(is.NextAt), "updated_at": db.Micros(is.UpdatedAt)})

@@ -54,21 +54,36 @@ func (s *ReminderStore) Decided(ctx context.Context, shard *db.DB, keys []task.K
 
 // Settled is when a task is looked at again.
 type Settled struct {
-	Key  task.Key
-	Next time.Time // zero: never
+	Key   task.Key
+	Study int64
+	Next  time.Time // zero: never
 }
 
-// Settle records what became of reminders and when their tasks, claimed with that lease, are looked at again, in one transaction.
+// Settle records what became of reminders and when their tasks, claimed with that lease, are looked at again, in one transaction. What
+// belongs to a study that takes nothing new any more is left out: nobody is reminded of it again.
 func (s *ReminderStore) Settle(ctx context.Context, shard *db.DB, reminded []Reminded, settled []Settled, lease time.Time) error {
-	rows := make([][]any, len(reminded))
-	for i, r := range reminded {
-		rows[i] = []any{r.Participant, r.Task, r.Rung, r.Channel, r.Study, db.Micros(r.At), r.Outcome, r.Message}
+	var buckets []int
+	for _, s := range settled {
+		buckets = append(buckets, db.Bucket(s.Key.Participant))
 	}
 	return db.Error("reminders", shard.Tx(ctx, func(tx *gorm.DB) error {
+		doors, err := shard.Ask(tx, buckets...)
+		if err != nil {
+			return err
+		}
+		var rows [][]any
+		for _, r := range reminded {
+			if doors.Of(r.Study) == db.Open {
+				rows = append(rows, []any{r.Participant, r.Task, r.Rung, r.Channel, r.Study, db.Micros(r.At), r.Outcome, r.Message})
+			}
+		}
 		if err := db.InsertNew(tx, "reminder", reminderColumns, rows); err != nil {
 			return err
 		}
 		for _, s := range settled {
+			if doors.Of(s.Study) != db.Open {
+				continue
+			}
 			if err := task.Remind(tx, s.Key, lease, s.Next); err != nil {
 				return err
 			}

@@ -195,7 +195,12 @@ func (s *Store) Enrol(ctx context.Context, newcomers []*Newcomer) map[int64]erro
 	var all errgroup.Group
 	for shard, part := range parts {
 		all.Go(func() error {
-			err := shard.Tx(ctx, func(tx *gorm.DB) error { return insert(tx, part) })
+			err := shard.Tx(ctx, func(tx *gorm.DB) error {
+				if err := admit(tx, shard, part); err != nil {
+					return err
+				}
+				return insert(tx, part)
+			})
 			if err == nil {
 				return nil
 			}
@@ -210,6 +215,21 @@ func (s *Store) Enrol(ctx context.Context, newcomers []*Newcomer) map[int64]erro
 	}
 	_ = all.Wait() // failures are in the map
 	return failed
+}
+
+// admit asks whether the studies of all newcomers take anybody on this shard.
+func admit(tx *gorm.DB, shard *db.DB, newcomers []*Newcomer) error {
+	buckets := make([]int, len(newcomers))
+	for i, n := range newcomers {
+		buckets[i] = db.Bucket(n.ID)
+	}
+	doors, err := shard.Ask(tx, buckets...)
+	for _, n := range newcomers {
+		if err == nil {
+			err = doors.Admit(n.Study, db.Ordinary)
+		}
+	}
+	return err
 }
 
 func insert(tx *gorm.DB, newcomers []*Newcomer) error {
@@ -264,7 +284,7 @@ func (s *Store) Update(ctx context.Context, was, is *Participant, entry audit.En
 	if err != nil {
 		return err
 	}
-	err = s.Shards.For(was.ID).Tx(ctx, func(tx *gorm.DB) error {
+	err = s.Shards.Write(ctx, db.Claim{Study: was.Study, Participant: was.ID}, func(tx *gorm.DB) error {
 		done := tx.Exec("UPDATE participant SET site_id = ?, arm = ?, status = ?, zone = ?, language = ?, anchors = ?, left_at = ?, version = ? WHERE id = ? AND version = ?",
 			is.Site, is.Arm, is.Status, is.Zone, is.Language, anchors, db.Micros(is.Left), is.Version, was.ID, was.Version)
 		if done.Error != nil {
@@ -320,7 +340,7 @@ func Activate(tx *gorm.DB, participant int64) error {
 
 // Renew gives a participant a new activation code and records it; errs.NotFound if the account is closed.
 func (s *Store) Renew(ctx context.Context, participant int64, hash [32]byte, entry audit.Entry) error {
-	err := s.Shards.For(participant).Tx(ctx, func(tx *gorm.DB) error {
+	err := s.Shards.Write(ctx, db.Claim{Participant: participant}, func(tx *gorm.DB) error {
 		if err := user.RenewActivation(tx, participant, hash); err != nil {
 			return err
 		}

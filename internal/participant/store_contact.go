@@ -58,7 +58,7 @@ func (s *Store) Contacts(ctx context.Context, ids []int64) (map[int64]*SealedCon
 // PutContact replaces contact data whose version is the one before is, else errs.Stale, and records it. A participant who has
 // left cannot give consent any more: errs.Conflict.
 func (s *Store) PutContact(ctx context.Context, is SealedContact, at time.Time, entry audit.Entry) error {
-	err := s.Shards.For(is.Participant).Tx(ctx, func(tx *gorm.DB) error {
+	err := s.Shards.Write(ctx, db.Claim{Participant: is.Participant}, func(tx *gorm.DB) error {
 		// The participant's row is the lock of its contact data: leaving the study takes it, too.
 		var status []string
 		if err := db.ForUpdate(tx).Table("participant").Where("id = ?", is.Participant).Pluck("status", &status).Error; err != nil {

@@ -67,7 +67,7 @@ func (s *Store) RecordHistory(ctx context.Context, participant, before int64, li
 // FenceRecord makes a new holder's fence the one that writes must have; errs.Conflict when a younger holder was here already.
 // Fence 0 is nobody's and changes nothing.
 func (s *Store) FenceRecord(ctx context.Context, participant, fence int64) error {
-	err := s.Shards.For(participant).Tx(ctx, func(tx *gorm.DB) error {
+	err := s.Shards.Write(ctx, db.Claim{Participant: participant}, func(tx *gorm.DB) error {
 		var there int64
 		if err := tx.Table("record").Where("participant_id = ?", participant).Count(&there).Error; err != nil {
 			return err
@@ -92,7 +92,7 @@ func (s *Store) FenceRecord(ctx context.Context, participant, fence int64) error
 // PutRecord writes the version after was and its audit entry. It is errs.Stale when was is not the current version, and
 // errs.Conflict when fence is neither 0 nor that of the last holder.
 func (s *Store) PutRecord(ctx context.Context, was int64, is SealedRecord, fence int64, entry audit.Entry) error {
-	err := s.Shards.For(is.Participant).Tx(ctx, func(tx *gorm.DB) error {
+	err := s.Shards.Write(ctx, db.Claim{Participant: is.Participant}, func(tx *gorm.DB) error {
 		var current []struct{ Version, Fence int64 }
 		err := db.ForUpdate(tx).Table("record").Select("version", "fence").Where("participant_id = ?", is.Participant).Find(&current).Error
 		switch {

@@ -31,7 +31,7 @@ const (
 	ReasonUnknownTask        = "unknown_task"          // the participant has no such task
 	ReasonTaskWindow         = "task_window"           // received outside the task's window and grace
 	ReasonTaskCompleted      = "task_completed"        // another submission completed the task
-	ReasonStudy              = "study_locked"          // the study takes no data
+	ReasonStudy              = submission.ReasonLocked // the study takes no data
 	ReasonRefused            = "refused_by_store"      // the database refuses this one row
 )
 
@@ -91,6 +91,7 @@ type fate struct {
 	done       []task.Completion
 	quarantine []submission.Quarantine
 	conflicts  []submission.Record
+	late       []submission.Quarantine // of closed studies; kept outside of their data
 	duplicates int
 }
 
@@ -109,7 +110,9 @@ type conflictKey struct {
 
 // settle applies the rules of identity to a batch in log order: the first body of an identity owns it, the same body again
 // changes nothing, another body is a conflict; the first submission of a task completes it, another one is quarantined.
-func settle(verdicts []verdict, have known, at time.Time) fate {
+//
+// A record of a closed study that the shard has not seen before changes nothing of it: it is late, and kept aside as it is.
+func settle(verdicts []verdict, have known, closed func(study int64) bool, at time.Time) fate {
 	var f fate
 	owners := make(map[submission.Identity][32]byte, len(verdicts))
 	tasks := make(map[task.Key]uuid.UUID, len(verdicts))
@@ -127,6 +130,9 @@ func settle(verdicts []verdict, have known, at time.Time) fate {
 		switch {
 		case taken && owner == r.SHA256:
 			f.duplicates++
+			continue
+		case closed(r.Study):
+			f.late = append(f.late, submission.Quarantine{Record: *r, Site: v.site, Reason: ReasonStudy, At: at})
 			continue
 		case taken:
 			if kept[conflictKey{id, r.SHA256}] {

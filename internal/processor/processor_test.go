@@ -27,6 +27,7 @@ type outcome struct {
 	Stored, Quarantined, Conflicts []int64
 	Reasons                        []string
 	Receipts                       map[int64]submission.State
+	Late                           []int64
 	Duplicates                     int
 }
 
@@ -41,11 +42,22 @@ func outcomeOf(f fate) outcome {
 	for _, c := range f.conflicts {
 		o.Conflicts = append(o.Conflicts, c.ID)
 	}
+	for _, l := range f.late {
+		o.Late = append(o.Late, l.ID)
+	}
 	for _, r := range f.receipts {
 		o.Receipts[r.ID] = r.State
 	}
 	return o
 }
+
+// inClosed puts a verdict into the study that is closed in these tests.
+func inClosed(v verdict) verdict {
+	v.record.Study = 66
+	return v
+}
+
+func closedStudy(study int64) bool { return study == 66 }
 
 func TestSettle(t *testing.T) {
 	stored := known{
@@ -60,6 +72,10 @@ func TestSettle(t *testing.T) {
 		batch []verdict
 		want  outcome
 	}{
+		{"ClosedStudySameBody", stored, []verdict{inClosed(verdictOf(2, 7, 70, 1, 'a', ""))}, outcome{Receipts: map[int64]submission.State{}, Duplicates: 1}},
+		{"ClosedStudyNewSubmissions", stored, []verdict{inClosed(verdictOf(2, 7, 71, 2, 'a', "")), verdictOf(3, 8, 80, 3, 'b', ""), inClosed(verdictOf(4, 7, 70, 4, 'c', ReasonInvalid))},
+			outcome{Stored: []int64{3}, Late: []int64{2, 4}, Receipts: map[int64]submission.State{3: submission.Stored}}},
+		{"ClosedStudyOtherBody", stored, []verdict{inClosed(verdictOf(2, 7, 70, 1, 'b', ""))}, outcome{Late: []int64{2}, Receipts: map[int64]submission.State{}}},
 		{"First", known{}, []verdict{verdictOf(1, 7, 70, 1, 'a', "")},
 			outcome{Stored: []int64{1}, Receipts: map[int64]submission.State{1: submission.Stored}}},
 		{"SameBodyTwiceInBatch", known{}, []verdict{verdictOf(1, 7, 70, 1, 'a', ""), verdictOf(2, 7, 70, 1, 'a', "")},
@@ -85,7 +101,7 @@ func TestSettle(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			if diff := cmp.Diff(c.want, outcomeOf(settle(c.batch, c.have, at))); diff != "" {
+			if diff := cmp.Diff(c.want, outcomeOf(settle(c.batch, c.have, closedStudy, at))); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})
@@ -104,7 +120,7 @@ func TestSettleLosesNothing(t *testing.T) {
 				rapid.ByteRange(1, 4).Draw(t, "uuid"), rapid.ByteRange('a', 'c').Draw(t, "body"),
 				rapid.SampledFrom([]string{"", "", ReasonInvalid}).Draw(t, "reason"))
 		}
-		f := settle(batch, known{}, at)
+		f := settle(batch, known{}, closedStudy, at)
 		if total := len(f.responses) + len(f.quarantine) + len(f.conflicts) + f.duplicates; total != n {
 			t.Fatalf("%d records in, %d accounted for", n, total)
 		}
@@ -118,7 +134,7 @@ func TestSettleLosesNothing(t *testing.T) {
 		for _, d := range f.done {
 			have.tasks[task.Key{Participant: d.Task.Participant, Task: d.Task.ID}] = d.Submission
 		}
-		again := settle(batch, have, at)
+		again := settle(batch, have, closedStudy, at)
 		if len(again.responses)+len(again.quarantine)+len(again.receipts) != 0 {
 			t.Fatalf("the second time stores again: %+v", outcomeOf(again))
 		}

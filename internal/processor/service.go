@@ -37,7 +37,7 @@ type IDs interface {
 
 // Meter counts what became of records.
 type Meter interface {
-	Processed(stored, quarantined, conflicts, duplicates int)
+	Processed(stored, quarantined, conflicts, duplicates, late int)
 	Batch(records int, took time.Duration)
 }
 
@@ -174,7 +174,7 @@ func (s *Service) checkAgainstStudy(ctx context.Context, v *verdict, p *particip
 	if err != nil {
 		return fmt.Errorf("study: %w", err)
 	}
-	if about.Status != study.Active {
+	if about.Status == study.Draft { // what is locked is decided on the shard, in the transaction
 		v.reason = ReasonStudy
 		return nil
 	}
@@ -254,7 +254,7 @@ func (s *Service) commit(ctx context.Context, shard *db.DB, verdicts []verdict) 
 	for try := range tries {
 		var f fate
 		if f, err = s.try(ctx, shard, verdicts, try > 0); err == nil {
-			s.Meter.Processed(len(f.responses), len(f.quarantine), len(f.conflicts), f.duplicates)
+			s.Meter.Processed(len(f.responses), len(f.quarantine), len(f.conflicts), f.duplicates, len(f.late))
 			if s.Committed != nil {
 				s.Committed(shard)
 			}

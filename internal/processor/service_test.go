@@ -72,14 +72,15 @@ func (c *catalog) Definition(_ context.Context, _ int64, canonical string) (*que
 }
 
 type meter struct {
-	mu                                         sync.Mutex
-	stored, quarantined, conflicts, duplicates int
+	mu                                               sync.Mutex
+	stored, quarantined, conflicts, duplicates, late int
 }
 
-func (m *meter) Processed(stored, quarantined, conflicts, duplicates int) {
+func (m *meter) Processed(stored, quarantined, conflicts, duplicates, late int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.stored, m.quarantined, m.conflicts, m.duplicates = m.stored+stored, m.quarantined+quarantined, m.conflicts+conflicts, m.duplicates+duplicates
+	m.late += late
 }
 func (*meter) Batch(int, time.Duration) {}
 
@@ -304,6 +305,57 @@ func TestFates(t *testing.T) {
 				t.Errorf("record %d is quarantined for %q, want %q", id, reasons[id], want)
 			}
 		}
+	})
+}
+
+// TestLockedStudy: once a study is closed on the shards, nothing changes any more, however often its records come again; what the shards
+// have never seen is kept aside. While it closes, what was accepted before still comes in.
+func TestLockedStudy(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		stand := func(standing db.Standing) {
+			t.Helper()
+			if err := w.shards.Each(t.Context(), func(ctx context.Context, d *db.DB) error { return d.SetStanding(ctx, 3, standing) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ids := []uuid.UUID{uuid.New(), uuid.New(), uuid.New()}
+		before := w.record(1, ids[0], body(ids[0], "1"), submission.KeyParticipant)
+		during := w.record(2, ids[1], body(ids[1], "1"), submission.KeyParticipant)
+		after := w.record(3, ids[2], body(ids[2], "1"), submission.KeyParticipant)
+		changed := w.record(1, ids[0], body(ids[0], "9"), submission.KeyParticipant)
+		another := w.record(1, ids[1], body(ids[1], "4"), submission.KeyParticipant)
+		if err := w.handle(before); err != nil {
+			t.Fatal(err)
+		}
+		stand(db.Closing)
+		if err := w.handle(during, before); err != nil {
+			t.Fatal(err)
+		}
+		stand(db.Closed)
+		for range 3 {
+			if err := w.handle(before, during, after, changed, another); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for table, n := range map[string]int{"response": 2, "receipt": 2, "audit": 2, "outbox": 2, "conflict": 0, "quarantine": 0, "task_completion": 2, "late_record": 3} {
+			w.want(table, n)
+		}
+		if w.meter.stored != 2 || w.meter.late != 9 {
+			t.Errorf("counted %d stored, %d late", w.meter.stored, w.meter.late)
+		}
+		store := &submission.Store{Shards: w.shards}
+		r, err := store.Receipt(t.Context(), 3, ids[2])
+		if err != nil || r.State != submission.Quarantined || len(r.Findings) != 1 || r.Findings[0].Code != submission.ReasonLocked || r.SHA256 != after.SHA256 {
+			t.Errorf("receipt of a late submission: %+v, %v", r, err)
+		}
+		if r, err := store.Receipt(t.Context(), 1, ids[0]); err != nil || r.State != submission.Stored || r.SHA256 != before.SHA256 {
+			t.Errorf("receipt of a stored submission that came again with another body: %+v, %v", r, err)
+		}
+		stand(db.Open)
+		if err := w.handle(after); err != nil {
+			t.Fatal(err)
+		}
+		w.want("response", 3)
 	})
 }
 

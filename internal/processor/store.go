@@ -2,6 +2,7 @@ package processor
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"gorm.io/gorm"
@@ -16,18 +17,33 @@ import (
 func (s *Service) try(ctx context.Context, shard *db.DB, verdicts []verdict, look bool) (fate, error) {
 	var f fate
 	err := shard.Tx(ctx, func(tx *gorm.DB) error {
+		doors, err := shard.Ask(tx, buckets(verdicts)...)
+		if err != nil {
+			return err
+		}
+		closed := func(study int64) bool { return doors.Admit(study, db.Drain) != nil }
 		var have known
-		if look {
-			var err error
+		if look || !doors.AllOpen() { // what a locked study has already must be told from what comes too late for it
 			if have, err = lookUp(tx, verdicts); err != nil {
 				return err
 			}
 		}
 		at := s.Now().UTC().Truncate(time.Microsecond)
-		f = settle(verdicts, have, at)
+		f = settle(verdicts, have, closed, at)
 		return s.write(tx, &f, at)
 	})
 	return f, err
+}
+
+// buckets returns where the participants of verdicts are.
+func buckets(verdicts []verdict) []int {
+	out := make([]int, 0, 16)
+	for i := range verdicts {
+		if b := db.Bucket(verdicts[i].record.Participant); !slices.Contains(out, b) {
+			out = append(out, b)
+		}
+	}
+	return out
 }
 
 func lookUp(tx *gorm.DB, verdicts []verdict) (known, error) {
@@ -59,6 +75,9 @@ func (s *Service) write(tx *gorm.DB, f *fate, at time.Time) error {
 		return err
 	}
 	if err := s.writeConflicts(tx, f, at); err != nil {
+		return err
+	}
+	if err := submission.InsertLate(tx, f.late); err != nil {
 		return err
 	}
 	return s.report(tx, f, at)

@@ -22,6 +22,7 @@ type Balance struct {
 	Stored      int       `json:"stored"`      // first of their identity, with a response row
 	Quarantined int       `json:"quarantined"` // first of their identity, with a quarantine row
 	Conflict    int       `json:"conflict"`    // another body than the first, kept aside
+	Late        int       `json:"late"`        // came too late for a locked study; kept outside of its data
 	Duplicate   int       `json:"duplicate"`   // the same submission once more
 	Pending     int       `json:"pending"`     // not processed yet
 	Missing     int       `json:"missing"`     // processed according to the log, but without a trace: data loss
@@ -156,7 +157,7 @@ func (r *Reconciler) countShard(ctx context.Context, shard *db.DB, part []logged
 		return db.Error("receipt", err)
 	}
 	rows := make(map[string]map[int64]bool)
-	for _, table := range []string{"response", "quarantine", "conflict"} {
+	for _, table := range []string{"response", "quarantine", "conflict", "late_record"} {
 		if rows[table], err = present(ctx, shard, table, ids); err != nil {
 			return err
 		}
@@ -164,6 +165,11 @@ func (r *Reconciler) countShard(ctx context.Context, shard *db.DB, part []logged
 	kept := func(record Record) bool {
 		yes, keptErr := ConflictKept(shard.Read(ctx), &record)
 		err = errors.Join(err, keptErr)
+		return yes
+	}
+	late := func(record Record) bool {
+		yes, lateErr := lateKept(shard.Read(ctx), &record)
+		err = errors.Join(err, lateErr)
 		return yes
 	}
 	for _, l := range part {
@@ -181,12 +187,16 @@ func (r *Reconciler) countShard(ctx context.Context, shard *db.DB, part []logged
 			b.Quarantined++
 		case rows["conflict"][id]:
 			b.Conflict++
+		case rows["late_record"][id]:
+			b.Late++
 		case known && receipt.ID != id && receipt.SHA256 == l.record.SHA256:
 			b.Duplicate++
 		case known && receipt.SHA256 != l.record.SHA256 && kept(l.record):
 			b.Duplicate++ // a conflicting body that is kept under an earlier record
 		case l.offset >= r.finished[l.partition]:
 			b.Pending++
+		case late(l.record):
+			b.Duplicate++ // of a body that is kept as late under an earlier record
 		default:
 			b.Missing++
 		}

@@ -90,6 +90,18 @@ func InsertQuarantine(tx *gorm.DB, waiting []Quarantine) error {
 	return db.Insert(tx, "quarantine", quarantineColumns, rows)
 }
 
+var lateColumns = []string{"participant_id", "submission", "sha256", "id", "study_id", "site_id", "task_id", "received_at", "late_at", "source", "sealed_key", "sealed"}
+
+// InsertLate keeps records that came too late for their locked studies: outside of the studies' data, the same body once.
+func InsertLate(tx *gorm.DB, late []Quarantine) error {
+	rows := make([][]any, len(late))
+	for i := range late {
+		r := &late[i]
+		rows[i] = []any{r.Participant, r.Submission[:], r.SHA256[:], r.ID, r.Study, r.Site, r.Task, db.Micros(r.ReceivedAt), db.Micros(r.At), r.Source, int(r.Key), r.Sealed}
+	}
+	return db.InsertNew(tx, "late_record", lateColumns, rows)
+}
+
 // Relay hands up to limit spooled records of one shard to send and deletes them. A failure of send, or of the commit, leaves
 // them for the next call, so send may see a record twice. It returns how many were sent. On MySQL the rows are claimed
 // first, so that several processes may relay one shard. SQLite's only writer must not wait for the log: there the rows are
@@ -178,6 +190,9 @@ func (s *Store) Receipt(ctx context.Context, participant int64, id uuid.UUID) (R
 	if err = db.Error("submission", err); errs.KindOf(err) != errs.NotFound {
 		return Receipt{}, err
 	}
+	if r, err := s.lateReceipt(tx, participant, id); errs.KindOf(err) != errs.NotFound {
+		return r, err
+	}
 	var waiting recordRow
 	err = s.Shards.For(participant).Read(ctx).Table("spool").Select(spoolColumns).
 		Where("participant_id = ? AND submission = ?", participant, id[:]).Order("id").Limit(1).Take(&waiting).Error
@@ -186,6 +201,24 @@ func (s *Store) Receipt(ctx context.Context, participant int64, id uuid.UUID) (R
 	}
 	record := waiting.record()
 	return record.Receipt(), nil
+}
+
+// lateReceipt returns what became of a submission that came too late for its locked study.
+func (s *Store) lateReceipt(tx *gorm.DB, participant int64, id uuid.UUID) (Receipt, error) {
+	var row struct {
+		Shared recordRow `gorm:"embedded"`
+		LateAt int64
+	}
+	err := tx.Session(&gorm.Session{}).Table("late_record").Select("id", "participant_id", "study_id", "task_id", "submission", "sha256", "received_at", "late_at").
+		Where("participant_id = ? AND submission = ?", participant, id[:]).Order("id").Limit(1).Take(&row).Error
+	if err != nil {
+		return Receipt{}, db.Error("submission", err)
+	}
+	record := row.Shared.record()
+	r := record.Receipt()
+	r.State, r.ProcessedAt = Quarantined, db.Time(row.LateAt)
+	r.Findings = []errs.Finding{{Code: ReasonLocked, Detail: "the study was locked before the submission could be stored; the submission is kept"}}
+	return r, nil
 }
 
 func (s *Store) findings(ctx context.Context, r Receipt) ([]errs.Finding, error) {
@@ -230,6 +263,13 @@ func (s *Store) Quarantined(ctx context.Context, f Filter) ([]Quarantine, error)
 func ConflictKept(tx *gorm.DB, r *Record) (bool, error) {
 	var n int64
 	err := tx.Table("conflict").Where("participant_id = ? AND submission = ? AND sha256 = ?", r.Participant, r.Submission[:], r.SHA256[:]).Count(&n).Error
+	return n > 0, err
+}
+
+// lateKept reports whether this very body is kept as one that came too late for its locked study.
+func lateKept(tx *gorm.DB, r *Record) (bool, error) {
+	var n int64
+	err := tx.Table("late_record").Where("participant_id = ? AND submission = ? AND sha256 = ?", r.Participant, r.Submission[:], r.SHA256[:]).Count(&n).Error
 	return n > 0, err
 }
 

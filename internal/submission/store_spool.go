@@ -1,6 +1,7 @@
 package submission
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -40,8 +41,8 @@ func NewSpool(shards *db.Shards) *Spool {
 	return s
 }
 
-// Add returns nil when the record is committed on its participant's shard; the relay hands it to the log later. Its errors
-// are errs.Unavailable: the record may be committed or not. The wait ends with ctx. Safe for concurrent use.
+// Add returns nil when the record is committed on its participant's shard; the relay hands it to the log later. A study that takes
+// nothing new is refused (see db.IsClosed); other errors are errs.Unavailable: the record may be committed or not. The wait ends with ctx. Safe for concurrent use.
 func (s *Spool) Add(ctx context.Context, r *Record) error {
 	w := &spooling{record: r, outcome: make(chan error, 1)}
 	select {
@@ -96,15 +97,31 @@ func (s *Spool) write(ctx context.Context, shard *db.DB, lane <-chan *spooling, 
 		}
 		break
 	}
-	rows := make([][]any, len(batch))
-	for i, w := range batch {
-		r := w.record
-		rows[i] = []any{r.ID, r.Participant, r.Study, r.Task, r.Submission[:], r.SHA256[:], db.Micros(r.ReceivedAt), r.Source, int(r.Key), r.Sealed}
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), spoolTimeout)
 	defer cancel()
-	err := db.Error("spool", shard.Tx(ctx, func(tx *gorm.DB) error { return db.Insert(tx, "spool", spoolColumns, rows) }))
-	for _, w := range batch {
-		w.outcome <- err
+	refused := make([]error, len(batch))
+	err := db.Error("spool", shard.Tx(ctx, func(tx *gorm.DB) error { return spool(tx, shard, batch, refused) }))
+	for i, w := range batch {
+		w.outcome <- cmp.Or(err, refused[i])
 	}
+}
+
+// spool writes a batch, without the records of studies that take nothing new.
+func spool(tx *gorm.DB, shard *db.DB, batch []*spooling, refused []error) error {
+	buckets := make([]int, len(batch))
+	for i, w := range batch {
+		buckets[i] = db.Bucket(w.record.Participant)
+	}
+	doors, err := shard.Ask(tx, buckets...)
+	if err != nil {
+		return err
+	}
+	rows := make([][]any, 0, len(batch))
+	for i, w := range batch {
+		r := w.record
+		if refused[i] = doors.Admit(r.Study, db.Ordinary); refused[i] == nil {
+			rows = append(rows, []any{r.ID, r.Participant, r.Study, r.Task, r.Submission[:], r.SHA256[:], db.Micros(r.ReceivedAt), r.Source, int(r.Key), r.Sealed})
+		}
+	}
+	return db.Insert(tx, "spool", spoolColumns, rows)
 }

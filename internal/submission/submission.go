@@ -20,6 +20,9 @@ import (
 	"github.com/eprod/eprod/internal/kafka"
 )
 
+// ReasonLocked is why a record is kept outside of its study's data: the study was locked when the shard first saw it.
+const ReasonLocked = "study_locked"
+
 // Topics of the log that carry submissions.
 const (
 	Topic     = "submissions"      // accepted records on their way to the processor

@@ -188,7 +188,7 @@ func (p *pass) wishes(ctx context.Context, studies []int64) (Work, error) {
 		}
 		now := p.instant()
 		first := &Horizon{batch[0].Bucket, batch[0].Study, plan.Mark(), now.Add(p.config.Horizon)}
-		done, failed := p.issue(ctx, plan, people, time.Time{}, issue{at: now, wishes: batch, first: first})
+		done, failed := p.issue(ctx, plan, batch[0].Study, batch[0].Bucket, people, time.Time{}, issue{at: now, wishes: batch, first: first})
 		total.add(done)
 		err = failed
 	}
@@ -251,7 +251,7 @@ func (p *pass) bucket(ctx context.Context, plan Plan, mark int64, h Horizon) (Wo
 		if last {
 			what.horizon = &h
 		}
-		done, err := p.issue(ctx, plan, people, from, what)
+		done, err := p.issue(ctx, plan, h.Study, h.Bucket, people, from, what)
 		total.add(done)
 		if err != nil || last {
 			return total, err
@@ -263,8 +263,8 @@ func (p *pass) bucket(ctx context.Context, plan Plan, mark int64, h Horizon) (Wo
 	}
 }
 
-// issue sets the rows of people right from an instant (zero: all) to the horizon, in one transaction.
-func (p *pass) issue(ctx context.Context, plan Plan, people []Person, from time.Time, what issue) (Work, error) {
+// issue sets the rows of people, all of one study and bucket, right from an instant (zero: all) to the horizon, in one transaction.
+func (p *pass) issue(ctx context.Context, plan Plan, study int64, bucket int, people []Person, from time.Time, what issue) (Work, error) {
 	var work Work
 	now := what.at
 	computed := make([][]Task, len(people))
@@ -281,7 +281,7 @@ func (p *pass) issue(ctx context.Context, plan Plan, people []Person, from time.
 			}
 		}
 	}
-	err := p.Store.issue(context.WithoutCancel(ctx), p.shard, ids, from, func(rows map[int64]map[int64]Issued) *issue {
+	err := p.Store.issue(context.WithoutCancel(ctx), p.shard, study, bucket, ids, from, func(rows map[int64]map[int64]Issued) *issue {
 		i := what
 		i.remind = make(map[int64]time.Time)
 		for n, person := range people {

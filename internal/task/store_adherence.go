@@ -78,7 +78,7 @@ func (s *Store) Excuse(ctx context.Context, key Key, excused bool, now time.Time
 	if !excused {
 		from, to = to, from
 	}
-	err := s.Shards.For(key.Participant).Tx(ctx, func(tx *gorm.DB) error {
+	err := s.Shards.Write(ctx, db.Claim{Participant: key.Participant}, func(tx *gorm.DB) error {
 		var row struct{ State string }
 		found := db.ForUpdate(tx.Table("task")).Select("state").Where("participant_id = ? AND id = ?", key.Participant, key.Task).Limit(1).Scan(&row)
 		switch {

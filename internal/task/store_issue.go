@@ -149,9 +149,17 @@ type issue struct {
 	at           time.Time
 }
 
-// issue reads the rows of participants that open at or after an instant and writes what decide makes of them, in one transaction.
-func (s *Store) issue(ctx context.Context, shard *db.DB, participants []int64, from time.Time, decide func(rows map[int64]map[int64]Issued) *issue) error {
+// issue reads the rows of a study's participants of one bucket that open at or after an instant and writes what decide makes of them,
+// in one transaction.
+func (s *Store) issue(ctx context.Context, shard *db.DB, study int64, bucket int, participants []int64, from time.Time, decide func(rows map[int64]map[int64]Issued) *issue) error {
 	return db.Error("tasks", shard.Tx(ctx, func(tx *gorm.DB) error {
+		doors, err := shard.Ask(tx, bucket)
+		if err != nil {
+			return err
+		}
+		if err := doors.Admit(study, db.Ordinary); err != nil {
+			return err
+		}
 		rows, err := issuedTo(tx, participants, from)
 		if err != nil {
 			return err

@@ -104,16 +104,16 @@ func (i *Intake) Produced(took time.Duration, err error) {
 
 // Process counts what became of records: eprod_processed_total{outcome}, eprod_batch_records and eprod_batch_seconds.
 type Process struct {
-	stored, quarantined, conflicts, duplicates prometheus.Counter
-	records, seconds                           prometheus.Histogram
+	stored, quarantined, conflicts, duplicates, late prometheus.Counter
+	records, seconds                                 prometheus.Histogram
 }
 
 func newProcess(f promauto.Factory) *Process {
 	processed := f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_processed_total",
-		Help: "Records processed: stored, quarantined, conflict (same identity, other body) or duplicate (delivered again)."}, []string{"outcome"})
+		Help: "Records processed: stored, quarantined, conflict (same identity, other body), late (its study was locked) or duplicate (delivered again)."}, []string{"outcome"})
 	return &Process{
 		stored: processed.WithLabelValues("stored"), quarantined: processed.WithLabelValues("quarantined"),
-		conflicts: processed.WithLabelValues("conflict"), duplicates: processed.WithLabelValues("duplicate"),
+		conflicts: processed.WithLabelValues("conflict"), duplicates: processed.WithLabelValues("duplicate"), late: processed.WithLabelValues("late"),
 		records: f.NewHistogram(prometheus.HistogramOpts{Name: "eprod_batch_records",
 			Help: "Records in one batch.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 100}}),
 		seconds: f.NewHistogram(prometheus.HistogramOpts{Name: "eprod_batch_seconds",
@@ -122,11 +122,12 @@ func newProcess(f promauto.Factory) *Process {
 }
 
 // Processed counts the outcomes of one batch.
-func (p *Process) Processed(stored, quarantined, conflicts, duplicates int) {
+func (p *Process) Processed(stored, quarantined, conflicts, duplicates, late int) {
 	p.stored.Add(float64(stored))
 	p.quarantined.Add(float64(quarantined))
 	p.conflicts.Add(float64(conflicts))
 	p.duplicates.Add(float64(duplicates))
+	p.late.Add(float64(late))
 }
 
 // Batch measures one batch.

@@ -63,7 +63,7 @@ func TestMetrics(t *testing.T) {
 	m.Intake.Refused("overloaded")
 	m.Intake.Produced(time.Millisecond, nil)
 	m.Intake.Produced(time.Second, errors.New("unknown"))
-	m.Process.Processed(90, 1, 2, 3)
+	m.Process.Processed(90, 1, 2, 3, 4)
 	m.Process.Batch(96, time.Millisecond)
 	m.Health.Breaker("log", "open")
 	m.Health.IDRefused("clock")

@@ -117,6 +117,11 @@ func (s *Store) Refused(ctx context.Context, entry audit.Entry) error {
 
 func (s *Store) failed(ctx context.Context, d *db.DB, table, key string, id int64, count func(Attempts) Attempts, entry audit.Entry) error {
 	err := d.Tx(ctx, func(tx *gorm.DB) error {
+		if d != s.Meta {
+			if err := d.Admit(tx, db.Claim{Participant: id}); err != nil {
+				return err
+			}
+		}
 		var row struct {
 			Failed      int
 			LockedUntil int64

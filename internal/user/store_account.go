@@ -92,7 +92,7 @@ func (s *Store) accountBy(ctx context.Context, d *db.DB, where string, value any
 // Activate uses up an activation code, sets the PIN where there is one, and opens a session. A code that was used meanwhile
 // is errs.NotFound.
 func (s *Store) Activate(ctx context.Context, hash [32]byte, pinHash string, session Session, entry audit.Entry) error {
-	err := s.Shards.For(session.Account).Tx(ctx, func(tx *gorm.DB) error {
+	err := s.Shards.Write(ctx, db.Claim{Study: session.Study, Participant: session.Account}, func(tx *gorm.DB) error {
 		done := tx.Exec("UPDATE participant_account SET activation_hash = NULL, activated_at = ?, pin_hash = ?, failed = 0, locked_until = 0 "+
 			"WHERE participant_id = ? AND activation_hash = ? AND closed = 0", db.Micros(session.CreatedAt), pinHash, session.Account, hash[:])
 		if done.Error != nil {
@@ -112,7 +112,7 @@ func (s *Store) Activate(ctx context.Context, hash [32]byte, pinHash string, ses
 // ParticipantSignedIn opens a session and clears the failed attempts, unless the account was locked or closed meanwhile:
 // then it is errs.NotFound.
 func (s *Store) ParticipantSignedIn(ctx context.Context, session Session, entry audit.Entry) error {
-	err := s.Shards.For(session.Account).Tx(ctx, func(tx *gorm.DB) error {
+	err := s.Shards.Write(ctx, db.Claim{Study: session.Study, Participant: session.Account}, func(tx *gorm.DB) error {
 		done := tx.Exec("UPDATE participant_account SET failed = 0, locked_until = 0 WHERE participant_id = ? AND closed = 0 AND locked_until <= ?",
 			session.Account, db.Micros(session.CreatedAt))
 		if done.Error != nil {

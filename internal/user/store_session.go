@@ -71,11 +71,30 @@ func (s *Store) Session(ctx context.Context, place Place, id int64) (Session, er
 	return out, nil
 }
 
+// admit asks whether the study of a participant's session takes changes; staff sessions belong to none.
+func (s *Store) admit(tx *gorm.DB, d *db.DB, place Place, session int64) error {
+	if place.Kind == auth.KindStaff {
+		return nil
+	}
+	doors, err := d.Ask(tx, place.Bucket)
+	if err != nil || doors.AllOpen() {
+		return err
+	}
+	var study int64
+	if err := tx.Table(sessionTable(place.Kind)).Select("study_id").Where("id = ?", session).Limit(1).Scan(&study).Error; err != nil {
+		return err
+	}
+	return doors.Admit(study, db.Ordinary)
+}
+
 // Rotate replaces the current hash of a session; false means that another caller was faster or the session has ended.
 func (s *Store) Rotate(ctx context.Context, place Place, id int64, from, to [32]byte, expires time.Time) (bool, error) {
 	d, table := s.at(place)
 	var rows int64
 	err := d.Tx(ctx, func(tx *gorm.DB) error {
+		if err := s.admit(tx, d, place, id); err != nil {
+			return err
+		}
 		done := tx.Exec("UPDATE "+table+" SET current_hash = ?, expires_at = ? WHERE id = ? AND current_hash = ?",
 			to[:], db.Micros(expires), id, from[:])
 		rows = done.RowsAffected
@@ -88,6 +107,9 @@ func (s *Store) Rotate(ctx context.Context, place Place, id int64, from, to [32]
 func (s *Store) EndSession(ctx context.Context, place Place, id int64, entry audit.Entry) error {
 	d, table := s.at(place)
 	err := d.Tx(ctx, func(tx *gorm.DB) error {
+		if err := s.admit(tx, d, place, id); err != nil {
+			return err
+		}
 		done := tx.Exec("DELETE FROM "+table+" WHERE id = ?", id)
 		if done.Error != nil || done.RowsAffected == 0 {
 			return done.Error
