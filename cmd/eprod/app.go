@@ -108,7 +108,8 @@ func (a *app) wire() error {
 // openLocks makes the locks of patient records, which people wait for, and those of procedures, which must be strict.
 func (a *app) openLocks() {
 	prefix := a.prefix()
-	parts := lock.Parts{Config: a.config.Locks, Holder: processName(), Clock: time.Now, Random: rand.Reader, Log: a.log}
+	parts := lock.Parts{Config: a.config.Locks, Holder: processName(), Clock: time.Now, Random: rand.Reader, Log: a.log, Meter: a.metrics.Locks}
+	a.showLocks()
 	a.editing = lock.NewReentrant(a.redis, prefix, parts)
 	switch a.config.Locks.Backend {
 	case lock.OnEtcd:

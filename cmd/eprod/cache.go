@@ -50,7 +50,6 @@ func (a *app) verifier() *study.Verifier {
 // invalidate carries out the cache's deletions from the log until ctx ends.
 func (s *server) invalidate(ctx context.Context) error {
 	cc := kafka.DefaultConsumerConfig(invalidationGroup, cache.Topic)
-	cc.Progress = s.metrics.Health.Lag
 	cc.Failing = func(topic string, partition int32, err error) {
 		s.log.WarnContext(ctx, "invalidations wait", "topic", topic, "partition", partition, "error", err)
 	}

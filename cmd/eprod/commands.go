@@ -255,19 +255,27 @@ func versionCommand() *cobra.Command {
 
 // version describes this build from what the Go toolchain recorded.
 func version() string {
-	info, ok := debug.ReadBuildInfo()
-	commit, release := "unknown", "devel"
-	if ok {
-		if v := info.Main.Version; v != "" && v != "(devel)" {
-			release = v
-		}
+	return fmt.Sprintf("eprod %s commit %s %s %s/%s", release(), revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// release is the version of the module, or "devel".
+func release() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "devel"
+}
+
+// revision is the first of the commit's digits, or "unknown".
+func revision() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
-				commit = s.Value[:min(len(s.Value), 12)]
+				return s.Value[:min(len(s.Value), 12)]
 			}
 		}
 	}
-	return fmt.Sprintf("eprod %s commit %s %s %s/%s", release, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return "unknown"
 }
 
 // readFile returns the settings file: the named one, which must exist, else ./config.yaml where it exists.

@@ -34,6 +34,7 @@ type Config struct {
 	PublicURL     string                    `koanf:"publicUrl"`
 	Log           LogConfig                 `koanf:"log"`
 	Runtime       RuntimeConfig             `koanf:"runtime"`
+	Telemetry     TelemetryConfig           `koanf:"telemetry"`
 	HTTP          web.Config                `koanf:"http"`
 	Database      DatabaseConfig            `koanf:"database"`
 	Kafka         KafkaConfig               `koanf:"kafka"`
@@ -130,6 +131,7 @@ func defaultConfig() Config {
 		Role: "all", DataDir: "data", PublicURL: "http://localhost:8080",
 		Log:           LogConfig{Level: "info", Format: "auto"},
 		Runtime:       RuntimeConfig{GCPercent: 400, MemoryLimit: 1 << 30},
+		Telemetry:     defaultTelemetry(),
 		HTTP:          web.DefaultConfig(),
 		Database:      DatabaseConfig{Pool: db.DefaultConfig()},
 		Kafka:         KafkaConfig{kafka.DefaultConfig()},
@@ -215,6 +217,7 @@ func (c *Config) Validate() error {
 	if c.Runtime.MemoryLimit < 64<<20 {
 		problems = append(problems, fmt.Errorf("runtime.memoryLimit: %d: must be at least 67108864", c.Runtime.MemoryLimit))
 	}
+	section("telemetry", c.Telemetry.Validate())
 	section("http", c.HTTP.Validate())
 	section("database.pool", c.Database.Pool.Validate())
 	section("kafka", c.Kafka.Validate())

@@ -22,6 +22,7 @@ import (
 	"github.com/eprod/eprod/internal/outbox"
 	"github.com/eprod/eprod/internal/processor"
 	"github.com/eprod/eprod/internal/submission"
+	"github.com/eprod/eprod/internal/telemetry"
 	"github.com/eprod/eprod/internal/web"
 )
 
@@ -58,6 +59,7 @@ type server struct {
 	door     *ingest.Service
 	spool    *submission.Spool
 	relays   outbox.Relays
+	sampler  *telemetry.Sampler
 }
 
 // parts is the table of what runs in which role. Adding a consumer is adding a line.
@@ -77,6 +79,7 @@ func (s *server) parts() []part {
 		{"spool", api, stageRelay, s.spool.Run},
 		{"shared receipts", api, stageRelay, s.memory.Run},
 		{"producer", both, stageProduce, s.producer.Run},
+		{"metrics of the stores", both, stageProduce, s.sampler.Run},
 		{"embedded stores", both, stageStores, s.embeddedStores},
 		{"operators' listener", both, stageStores, s.ops.Run},
 	}
@@ -164,13 +167,13 @@ func (s *server) build(ctx context.Context) error {
 	}
 	const name = "the intake log"
 	s.breaker = limit.NewBreaker(name, c.Ingest.Breaker, limit.Announce("log", s.metrics.Health, s.log))
-	s.door, err = ingest.New(c.Ingest, ingest.Parts{Catalog: s.catalog, People: s.profiles, Engine: s.engine, Log: s.producer, Breaker: s.breaker,
+	s.door, err = ingest.New(c.Ingest, ingest.Parts{Catalog: s.catalog, People: s.profiles, Engine: s.engine, Log: timedLog{s.producer, s.metrics.Intake}, Breaker: s.breaker,
 		Spool: s.spool, Records: s.submissions, IDs: s.ids, Memory: s.memory, Intake: s.keyring.Intake(), Partitions: s.kafka.Partitions, Now: time.Now,
 		Meter: s.metrics.Intake, Logger: s.log})
 	if err != nil {
 		return err
 	}
-	return s.routes()
+	return errors.Join(s.observe(), s.routes())
 }
 
 func (s *server) routes() error {
@@ -240,7 +243,6 @@ func (s *server) consume(ctx context.Context) error {
 		Committed: func(d *db.DB) { relayOf[d].Notify() }})
 	cc := kafka.DefaultConsumerConfig(processorGroup, submission.Topic)
 	cc.MaxRows, cc.MaxBytes = s.config.Processor.MaxRows, s.config.Processor.MaxBytes
-	cc.Progress = s.metrics.Health.Lag
 	cc.Failing = func(topic string, partition int32, err error) {
 		s.log.WarnContext(ctx, "a batch waits", "topic", topic, "partition", partition, "error", err)
 	}

@@ -142,8 +142,10 @@ func (a *app) openMessages(people *participant.Profiles) error {
 		TLSHandshakeTimeout: 3 * time.Second, MaxIdleConnsPerHost: a.config.Notify.Burst, IdleConnTimeout: time.Minute}
 	parts := notify.Parts{Client: &http.Client{Transport: transport}, Now: time.Now, Random: rand.Reader, Templates: templates}
 	mail := notify.SMTPParts{Dial: dial, Now: time.Now, Templates: templates}
+	senders := a.config.Notify.senders(parts, mail)
+	a.showMessages(senders)
 	a.messages = notify.NewService(a.config.Notify.Config, notify.ServiceParts{Deliveries: &notify.Store{Shards: a.shards}, Shards: a.shards, People: messagesOf{personOf{people}},
-		Guard: a.guard, Senders: a.config.Notify.senders(parts, mail), Templates: templates, IDs: a.ids, Now: time.Now, Meter: a.metrics.Messages, Gauge: a.metrics.Health, Logger: a.log})
+		Guard: a.guard, Senders: senders, Templates: templates, IDs: a.ids, Now: time.Now, Meter: a.metrics.Messages, Gauge: a.metrics.Health, Logger: a.log})
 	return nil
 }
 

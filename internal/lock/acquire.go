@@ -41,6 +41,26 @@ type watcher interface {
 type Locks struct {
 	Parts
 	store store
+	kind  string // of the back end, where it is counted
+}
+
+func (l *Locks) meter() Meter {
+	if l.Meter == nil {
+		return uncounted{}
+	}
+	return l.Meter
+}
+
+// count tells the meter what became of a request.
+func (l *Locks) count(err error) {
+	outcome := "acquired"
+	var held *HeldError
+	if errors.As(err, &held) {
+		outcome = "held"
+	} else if err != nil {
+		outcome = "unavailable"
+	}
+	l.meter().Requested(l.kind, outcome)
 }
 
 // Acquire implements Locker.
@@ -58,10 +78,12 @@ func (l *Locks) Acquire(ctx context.Context, name string, ttl time.Duration, opt
 		lease, err := l.try(ctx, c, ttl, p.hold)
 		var held *HeldError
 		if !errors.As(err, &held) {
+			l.count(err)
 			return lease, err
 		}
 		left := p.wait - l.Clock().Sub(began)
 		if left <= 0 || !pause(ctx, min(left, l.interval(try))) {
+			l.count(err)
 			return nil, errLocked(held)
 		}
 	}

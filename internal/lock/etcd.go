@@ -17,7 +17,7 @@ import (
 // The fence is the revision that made the lock's key. It falls back only if the cluster is restored from a backup: then raise the
 // revision while restoring (etcdutl snapshot restore --bump-revision --mark-compacted), or the database refuses every holder.
 func NewEtcd(client *clientv3.Client, prefix string, parts Parts) *Locks {
-	return &Locks{Parts: parts, store: &etcdStore{client: client, prefix: prefix + "lock/", clock: parts.Clock}}
+	return &Locks{Parts: parts, kind: OnEtcd, store: &etcdStore{client: client, prefix: prefix + "lock/", clock: parts.Clock}}
 }
 
 // A lock is one key with its holder as value, attached to an etcd lease of this acquisition alone: two acquisitions on one lease

@@ -36,11 +36,21 @@ func (l *Locks) lease(ctx context.Context, c *claim, token int64, from time.Time
 	if hold > 0 {
 		s.last = from.Add(hold)
 	}
+	l.meter().Holding(l.kind, 1)
 	w, watched := l.store.(watcher)
 	if hold == 0 && !watched { // nothing to do but to end: that needs no goroutine
-		end := sync.OnceFunc(func() { close(s.done) })
-		timer := time.AfterFunc(s.until.Sub(l.Clock()), end)
-		s.stop = func() { timer.Stop(); end() }
+		var once sync.Once
+		end := func(lost bool) {
+			once.Do(func() {
+				close(s.done)
+				l.meter().Holding(l.kind, -1)
+				if lost {
+					l.meter().Lost(l.kind)
+				}
+			})
+		}
+		timer := time.AfterFunc(s.until.Sub(l.Clock()), func() { end(true) })
+		s.stop = func() { timer.Stop(); end(false) }
 		return s
 	}
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx)) // the lease outlives the call that acquired it
@@ -54,6 +64,7 @@ func (l *Locks) lease(ctx context.Context, c *claim, token int64, from time.Time
 	s.kept.Go(func() {
 		defer s.stop()
 		defer close(s.done)
+		defer l.meter().Holding(l.kind, -1)
 		s.keep(ctx, lost)
 	})
 	return s
@@ -96,6 +107,9 @@ func (s *Lease) keep(ctx context.Context, lost <-chan struct{}) {
 	for {
 		left := s.ValidUntil().Sub(s.locks.Clock())
 		if left <= 0 {
+			if ctx.Err() == nil {
+				s.locks.meter().Lost(s.locks.kind)
+			}
 			return
 		}
 		timer := time.NewTimer(min(left, renew))
@@ -108,6 +122,9 @@ func (s *Lease) keep(ctx context.Context, lost <-chan struct{}) {
 			return
 		case <-lost:
 			timer.Stop()
+			if ctx.Err() == nil {
+				s.locks.meter().Lost(s.locks.kind)
+			}
 			return
 		case <-timer.C:
 		}
@@ -122,6 +139,7 @@ func (s *Lease) keep(ctx context.Context, lost <-chan struct{}) {
 			renew = s.ttl / 10
 			s.locks.Log.WarnContext(ctx, "a lock was not renewed", slog.String("lock", s.Name), slog.String("error.message", err.Error()))
 		case !held:
+			s.locks.meter().Lost(s.locks.kind)
 			s.locks.Log.WarnContext(ctx, "a lock was lost", slog.String("lock", s.Name))
 			return
 		default:

@@ -268,7 +268,7 @@ type recording struct {
 func (r *recording) Acquire(ctx context.Context, name string, ttl time.Duration, options ...Option) (*Lease, error) {
 	r.names = append(r.names, name)
 	if r.locks[name] == nil {
-		r.locks[name] = &Locks{testParts("one"), &memory{}}
+		r.locks[name] = &Locks{Parts: testParts("one"), store: &memory{}}
 	}
 	time.Sleep(r.slow)
 	return r.locks[name].Acquire(ctx, name, ttl, options...)
@@ -276,7 +276,7 @@ func (r *recording) Acquire(ctx context.Context, name string, ttl time.Duration,
 
 func TestWhatIsAskedFor(t *testing.T) {
 	m := &memory{}
-	l := &Locks{testParts("one"), m}
+	l := &Locks{Parts: testParts("one"), store: m}
 	for what, ask := range map[string]func() (*Lease, error){
 		"no name":    func() (*Lease, error) { return l.Acquire(t.Context(), "", time.Second) },
 		"long name":  func() (*Lease, error) { return l.Acquire(t.Context(), strings.Repeat("x", 201), time.Second) },
@@ -286,7 +286,7 @@ func TestWhatIsAskedFor(t *testing.T) {
 		"no owner":   func() (*Lease, error) { return NewReentrant(nil, "", l.Parts).Acquire(t.Context(), "n", time.Second) },
 		"many locks": func() (*Lease, error) { return nil, manyLocks(t, l) },
 		"no randomness": func() (*Lease, error) {
-			l := &Locks{testParts("one"), m}
+			l := &Locks{Parts: testParts("one"), store: m}
 			l.Random = bytes.NewReader(nil)
 			return l.Acquire(t.Context(), "n", time.Second)
 		},

@@ -73,6 +73,9 @@ const (
 	OnEtcd   = "etcd"
 )
 
+// Editing is what the re-entrant locks on Redis are called where they are counted.
+const Editing = "redis_reentrant"
+
 // Config bounds what locks may cost. Start from DefaultConfig.
 type Config struct {
 	Backend string        `koanf:"backend"` // of the locks of procedures: database, redis or etcd
@@ -115,7 +118,30 @@ type Parts struct {
 	Clock  func() time.Time // should have a monotonic reading, as time.Now has
 	Random io.Reader        // crypto/rand.Reader
 	Log    *slog.Logger
+	Meter  Meter // nil: nobody counts
 }
+
+// Meter counts what becomes of locks, by back end. It must be quick and safe for concurrent use.
+type Meter interface {
+	// Requested is told the outcome of an acquisition: acquired, held (by another) or unavailable (no answer).
+	Requested(backend, outcome string)
+	// Holding is told 1 when a lease begins and -1 when it has ended.
+	Holding(backend string, change int)
+	// Lost is told of a lease that ended under its holder.
+	Lost(backend string)
+}
+
+// uncounted is the Meter of those who have none.
+type uncounted struct{}
+
+// Requested implements Meter.
+func (uncounted) Requested(string, string) {}
+
+// Holding implements Meter.
+func (uncounted) Holding(string, int) {}
+
+// Lost implements Meter.
+func (uncounted) Lost(string) {}
 
 const (
 	minTTL    = 20 * time.Millisecond // a shorter lease would be over before its holder knows of it

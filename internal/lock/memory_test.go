@@ -93,6 +93,6 @@ func testParts(holder string) Parts {
 func inMemory(t *testing.T, test func(t *testing.T, m *memory, one, two *Locks)) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{}
-		test(t, m, &Locks{testParts("one"), m}, &Locks{testParts("two"), m})
+		test(t, m, &Locks{Parts: testParts("one"), store: m}, &Locks{Parts: testParts("two"), store: m})
 	})
 }

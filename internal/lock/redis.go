@@ -17,7 +17,7 @@ import (
 // the database refuses what it writes. The Redis inside the process ends keys up to a tenth of a second early, so without a Redis of
 // its own an installation does better with NewTable.
 func NewRedis(client redis.UniversalClient, prefix string, parts Parts) *Locks {
-	return &Locks{Parts: parts, store: &redisStore{client: client, prefix: prefix + "lock:", clock: parts.Clock}}
+	return &Locks{Parts: parts, kind: OnRedis, store: &redisStore{client: client, prefix: prefix + "lock:", clock: parts.Clock}}
 }
 
 // A lock is one key, whose value is "id fence holder" and whose expiry is the lock's. The fence before it has a key of its own,

@@ -24,7 +24,7 @@ type Reentrant struct {
 // client and says of fail-overs holds here.
 func NewReentrant(client redis.UniversalClient, prefix string, parts Parts) *Reentrant {
 	store := &reentrantStore{client: client, prefix: prefix + "relock:", clock: parts.Clock}
-	return &Reentrant{Locks: &Locks{Parts: parts, store: store}, store: store}
+	return &Reentrant{Locks: &Locks{Parts: parts, kind: Editing, store: store}, store: store}
 }
 
 // Acquire implements Locker. The context must have an owner.
@@ -44,6 +44,7 @@ func (r *Reentrant) Hold(ctx context.Context, name, owner, taking string, ttl ti
 			name, maxHolder, maxName, maxName, ttl, minTTL, r.Config.MaxTTL)
 	}
 	hold, err := ask(ctx, r.Locks, func(ctx context.Context) (Hold, error) { return r.store.hold(ctx, name, owner, taking, ttl) })
+	r.count(err)
 	if held := (*HeldError)(nil); err != nil && !errors.As(err, &held) && errs.KindOf(err) != errs.Overloaded {
 		return Hold{}, away(name, err)
 	}

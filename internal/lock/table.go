@@ -11,7 +11,7 @@ import (
 // NewTable returns locks in the table lock_lease of the metadata database: as durable as the data, and in need of no further
 // server. On MySQL the server's clock decides when a lease is over, on SQLite, where all holders are on one machine, its clock.
 func NewTable(meta *db.DB, parts Parts) *Locks {
-	return &Locks{Parts: parts, store: &tableStore{meta: meta, clock: parts.Clock}}
+	return &Locks{Parts: parts, kind: Database, store: &tableStore{meta: meta, clock: parts.Clock}}
 }
 
 // tenure is a row of the table: the last acquisition of a name. The row stays when the lock is free and keeps the fence.

@@ -22,6 +22,11 @@ const (
 	queued        = "queued"     // it was sent
 )
 
+// ReminderOutcomes returns what may become of a reminder.
+func ReminderOutcomes() []string {
+	return []string{queued, SkipOvertaken, SkipClosed, SkipQuiet, SkipStale, SkipConsent, SkipAddress, SkipGateway, SkipBudget}
+}
+
 // siteNews is how long a site is still told of a task that nobody answered.
 const siteNews = 24 * time.Hour
 

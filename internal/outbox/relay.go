@@ -308,11 +308,21 @@ func padded(ids []int64) []int64 {
 	return out
 }
 
-// Depth returns how many events wait, counting no further than 10,000 rows.
+// Depth returns how many events wait, counting no further than 2,000 rows.
 func (r *Relay) Depth(ctx context.Context) (int64, error) {
 	var n int64
-	err := r.db.Read(ctx).Raw("SELECT COALESCE(SUM(events), 0) FROM (SELECT events FROM outbox LIMIT 10000) AS waiting").Scan(&n).Error
+	err := r.db.Read(ctx).Raw("SELECT COALESCE(SUM(events), 0) FROM (SELECT events FROM outbox LIMIT 2000) AS waiting").Scan(&n).Error
 	return n, db.Error("outbox", err)
+}
+
+// Oldest returns when the first waiting row was written: the zero time where there is none.
+func (r *Relay) Oldest(ctx context.Context) (time.Time, error) {
+	var written []int64
+	err := r.db.Read(ctx).Table("outbox").Order("id").Limit(1).Pluck("created_at", &written).Error
+	if err != nil || len(written) == 0 {
+		return time.Time{}, db.Error("outbox", err)
+	}
+	return db.Time(written[0]), nil
 }
 
 // Relays runs one relay per database.

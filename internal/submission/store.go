@@ -144,13 +144,6 @@ func forgetSpooled(tx *gorm.DB, ids []int64) error {
 	return tx.Exec("DELETE FROM spool WHERE id IN ?", ids).Error
 }
 
-// SpoolDepth returns how many records wait in a shard's spool.
-func SpoolDepth(ctx context.Context, shard *db.DB) (int64, error) {
-	var n int64
-	err := shard.Read(ctx).Table("spool").Count(&n).Error
-	return n, db.Error("spool", err)
-}
-
 // Receipts returns the receipts of the given identities that exist, read in tx; all must live on tx's shard.
 func Receipts(tx *gorm.DB, ids []Identity) (map[Identity]Receipt, error) {
 	found := make(map[Identity]Receipt, len(ids))

@@ -20,6 +20,7 @@ type Metrics struct {
 	Cache    *Cache
 	Limits   *Limits
 	Messages *Messages
+	Locks    *Locks
 	Health   *Health
 }
 
@@ -28,7 +29,7 @@ func NewMetrics() *Metrics {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	f := promauto.With(r)
-	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Cache: newCache(f), Limits: newLimits(f), Messages: newMessages(f), Health: newHealth(r, f)}
+	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Cache: newCache(f), Limits: newLimits(f), Messages: newMessages(f), Locks: newLocks(f), Health: newHealth(r, f)}
 }
 
 // latencies are bucket bounds in seconds from 0.5 ms to 8 s, by doubling.
@@ -73,12 +74,17 @@ func newIntake(f promauto.Factory) *Intake {
 		Help: "Submissions answered 202, by where they are durable: log or spool."}, []string{"way"})
 	produce := f.NewHistogramVec(prometheus.HistogramOpts{Name: "eprod_produce_seconds",
 		Help: "Time until the log acknowledged a record, or until the wait for it ended unknown.", Buckets: latencies()}, []string{"outcome"})
-	return &Intake{
+	i := &Intake{
 		log: accepted.WithLabelValues("log"), spool: accepted.WithLabelValues("spool"),
 		refused: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_intake_refused_total",
 			Help: "Submissions refused at the door, by the code of the answer."}, []string{"code"}),
 		acked: produce.WithLabelValues("acknowledged"), unknown: produce.WithLabelValues("unknown"),
 	}
+	for _, code := range []string{"overloaded", "unavailable", "internal", "invalid_json", "invalid_response", "task_closed", "task_completed",
+		"submission_conflict", "study_locked"} {
+		i.refused.WithLabelValues(code) // a rate needs the zero before the first
+	}
+	return i
 }
 
 // Accepted counts a 202.
@@ -144,7 +150,7 @@ type Cache struct {
 }
 
 func newCache(f promauto.Factory) *Cache {
-	return &Cache{
+	c := &Cache{
 		reads: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_cache_reads_total",
 			Help: "Reads of the shared cache: hit, miss, stale (older than the reader had seen) or away (Redis does not answer)."}, []string{"outcome"}),
 		verified: f.NewCounter(prometheus.CounterOpts{Name: "eprod_cache_verified_total",
@@ -152,6 +158,10 @@ func newCache(f promauto.Factory) *Cache {
 		mismatch: f.NewCounter(prometheus.CounterOpts{Name: "eprod_cache_mismatches_total",
 			Help: "Of those, records that were old. More than a rare one means that deletions do not arrive."}),
 	}
+	for _, outcome := range []string{"hit", "miss", "stale", "away"} {
+		c.reads.WithLabelValues(outcome)
+	}
+	return c
 }
 
 // Cached counts a read.
@@ -175,6 +185,14 @@ func newLimits(f promauto.Factory) *Limits {
 	}
 }
 
+// Rules shows the rules at zero, so that a rate sees the first refusal.
+func (l *Limits) Rules(names ...string) {
+	for _, name := range names {
+		l.refused.WithLabelValues(name)
+		l.alone.WithLabelValues(name)
+	}
+}
+
 // Limited counts a refusal.
 func (l *Limits) Limited(rule string) { l.refused.WithLabelValues(rule).Inc() }
 
@@ -193,6 +211,19 @@ func newMessages(f promauto.Factory) *Messages {
 	}
 }
 
+// Outcomes shows a gateway's messages, and reminders, at zero.
+func (m *Messages) Outcomes(providers, reminders []string) {
+	for _, provider := range providers {
+		for _, outcome := range []string{"accepted", "delivered", "failed", "unknown", "gone", "refused"} {
+			m.total.WithLabelValues(provider, outcome)
+		}
+	}
+	m.total.WithLabelValues("", "not_wanted") // is decided before a gateway is chosen
+	for _, outcome := range reminders {
+		m.reminders.WithLabelValues(outcome)
+	}
+}
+
 // Message counts an outcome.
 func (m *Messages) Message(provider, outcome string) {
 	m.total.WithLabelValues(provider, outcome).Inc()
@@ -201,25 +232,26 @@ func (m *Messages) Message(provider, outcome string) {
 // Reminder counts what became of a reminder.
 func (m *Messages) Reminder(outcome string) { m.reminders.WithLabelValues(outcome).Inc() }
 
-// Health shows what is held, open or behind: eprod_in_flight, eprod_breaker_state{name}, eprod_ids_refused_total{reason},
-// eprod_consumer_lag{topic,partition} and what Gauge adds.
+// Health shows what is open or refused: eprod_in_flight, eprod_breaker_state{name}, eprod_ids_refused_total{reason} and what Gauge and
+// Counter add.
 type Health struct {
 	registry prometheus.Registerer
 	breaker  *prometheus.GaugeVec
 	ids      *prometheus.CounterVec
-	lag      *prometheus.GaugeVec
 }
 
 func newHealth(r prometheus.Registerer, f promauto.Factory) *Health {
-	return &Health{
+	h := &Health{
 		registry: r,
 		breaker: f.NewGaugeVec(prometheus.GaugeOpts{Name: "eprod_breaker_state",
 			Help: "Circuit breakers: 0 closed, 1 half-open, 2 open."}, []string{"name"}),
 		ids: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_ids_refused_total",
 			Help: "Ids that were not issued, by reason. Any is worth an alarm."}, []string{"reason"}),
-		lag: f.NewGaugeVec(prometheus.GaugeOpts{Name: "eprod_consumer_lag",
-			Help: "Records in the log that are not yet processed."}, []string{"topic", "partition"}),
 	}
+	for _, reason := range []string{"clock", "no_lease", "saturated", "other"} {
+		h.ids.WithLabelValues(reason) // a rate needs the zero before the first
+	}
+	return h
 }
 
 // Breaker shows a breaker's state: "closed", "half-open" or "open". Call it once with "closed" when the breaker is made.
@@ -231,11 +263,6 @@ func (h *Health) Breaker(name, state string) {
 // IDRefused counts an id that was not issued; reason is a fixed word, never an error's text.
 func (h *Health) IDRefused(reason string) { h.ids.WithLabelValues(reason).Inc() }
 
-// Lag shows how far a consumer is behind on one partition.
-func (h *Health) Lag(topic string, partition int32, records int64) {
-	h.lag.WithLabelValues(topic, strconv.Itoa(int(partition))).Set(float64(records))
-}
-
 // Gauge adds a metric that is read when somebody looks, such as the number of requests in flight. Read must be quick and safe for
 // concurrent use. A name that exists is an error.
 func (h *Health) Gauge(name, help string, read func() float64) error {
@@ -245,11 +272,24 @@ func (h *Health) Gauge(name, help string, read func() float64) error {
 	return h.registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
 }
 
+// Counter adds a count that somebody else keeps. What holds for Gauge holds here.
+func (h *Health) Counter(name, help string, read func() float64) error {
+	if read == nil {
+		return errors.New("telemetry: counter " + name + " has no function to read it")
+	}
+	return h.registry.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, read))
+}
+
+// Build adds eprod_build_info{version,revision,go_version,role}, which is always 1.
+func (h *Health) Build(version, revision, language, role string) error {
+	return h.registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "eprod_build_info", Help: "What runs here; always 1.",
+		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "go_version": language, "role": role}}, func() float64 { return 1 }))
+}
+
 // InFlight adds eprod_in_flight and eprod_in_flight_refused_total, read from the bound at the door.
 func (h *Health) InFlight(count func() int, refused func() uint64) error {
 	return errors.Join(
 		h.Gauge("eprod_in_flight", "Submissions inside the server now.", func() float64 { return float64(count()) }),
-		h.registry.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "eprod_in_flight_refused_total",
-			Help: "Submissions refused because the server was full."}, func() float64 { return float64(refused()) })),
+		h.Counter("eprod_in_flight_refused_total", "Submissions refused because the server was full.", func() float64 { return float64(refused()) }),
 	)
 }

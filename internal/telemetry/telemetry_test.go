@@ -67,7 +67,6 @@ func TestMetrics(t *testing.T) {
 	m.Process.Batch(96, time.Millisecond)
 	m.Health.Breaker("log", "open")
 	m.Health.IDRefused("clock")
-	m.Health.Lag("submissions", 3, 12)
 	if err := m.Health.InFlight(func() int { return 7 }, func() uint64 { return 9 }); err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +77,6 @@ func TestMetrics(t *testing.T) {
 	promhttp.HandlerFor(m.Registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	for _, line := range []string{
 		`eprod_breaker_state{name="log"} 2`,
-		`eprod_consumer_lag{partition="3",topic="submissions"} 12`,
 		`eprod_http_requests_total{method="POST",route="/api/v1/submissions",status="202"} 1`,
 		`eprod_http_requests_total{method="other",route="(none)",status="404"} 1`,
 		`eprod_http_request_seconds_count{method="POST",route="/api/v1/submissions"} 1`,
