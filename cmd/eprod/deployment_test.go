@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/eprod/eprod/internal/telemetry"
 )
 
 // A deployment is the real binary in its roles over the real services, as a trial team would run it.
@@ -104,13 +106,15 @@ func (d *deployment) runInput(input string, args ...string) []byte {
 
 // process is one running role.
 type process struct {
-	cmd    *exec.Cmd
-	api    string // base URL; "" for a role without the public listener
-	ops    string
-	mu     sync.Mutex
-	log    bytes.Buffer
-	exited chan struct{}
-	err    error // of Wait; valid after exited
+	cmd     *exec.Cmd
+	api     string // base URL; "" for a role without the public listener
+	ops     string
+	mu      sync.Mutex
+	log     bytes.Buffer
+	lines   int      // of its log
+	strange []string // lines that do not hold to the schema
+	exited  chan struct{}
+	err     error // of Wait; valid after exited
 }
 
 // start runs a role and returns when it says that it is ready.
@@ -134,6 +138,9 @@ func (d *deployment) start(role string, env ...string) *process {
 	d.t.Cleanup(func() {
 		_ = p.cmd.Process.Kill()
 		<-p.exited
+		if len(p.strange) > 0 || p.lines == 0 {
+			d.t.Errorf("of %d log lines of %s these are not of the schema: %s", p.lines, role, strings.Join(p.strange, "\n"))
+		}
 		if d.t.Failed() {
 			d.t.Logf("log of %s:\n%s", role, p.tail(6000))
 		}
@@ -156,10 +163,11 @@ func (p *process) follow(stderr io.Reader, ready chan<- struct{}) {
 		var line struct {
 			Message string `json:"message"`
 			Status  int    `json:"http.response.status_code"`
-			API     string `json:"api"`
-			Ops     string `json:"ops"`
+			API     string `json:"labels.api"`
+			Ops     string `json:"labels.ops"`
 		}
 		err := json.Unmarshal(lines.Bytes(), &line)
+		p.hold(lines.Bytes())
 		if err == nil && line.Message == "ready" {
 			p.api, p.ops = line.API, line.Ops
 			close(ready)
@@ -171,6 +179,21 @@ func (p *process) follow(stderr io.Reader, ready chan<- struct{}) {
 		}
 	}
 	p.err = p.cmd.Wait()
+}
+
+// hold holds a log line against the schema that operators' tools know.
+func (p *process) hold(line []byte) {
+	var fields map[string]any
+	problems := []error{json.Unmarshal(line, &fields)}
+	if problems[0] == nil {
+		problems = telemetry.Fields(fields)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lines++
+	if err := errors.Join(problems...); err != nil && len(p.strange) < 10 {
+		p.strange = append(p.strange, fmt.Sprintf("%v in %s", err, line))
+	}
 }
 
 func (p *process) tail(n int) string {

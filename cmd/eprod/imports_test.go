@@ -16,8 +16,8 @@ const module = "github.com/eprod/eprod/"
 // foundation knows nothing of clinical trials; every context may import it. Each entry names what of it the package itself
 // may import.
 var foundation = map[string][]string{
-	"errs": {}, "idgen": {"errs", "db", "web"}, "db": {"errs"}, "kafka": {"errs"}, "cache": {"errs", "kafka", "outbox"}, "lock": {"errs", "db"},
-	"outbox": {"errs", "db", "kafka"}, "keyring": {"errs"}, "limit": {"errs", "web"}, "web": {"errs"}, "telemetry": {"errs"},
+	"errs": {}, "trace": {"errs"}, "idgen": {"errs", "db", "web"}, "db": {"errs", "trace"}, "kafka": {"errs", "trace"}, "cache": {"errs", "kafka", "outbox"}, "lock": {"errs", "db"},
+	"outbox": {"errs", "db", "kafka", "trace"}, "keyring": {"errs"}, "limit": {"errs", "web"}, "web": {"errs", "trace"}, "telemetry": {"errs", "trace"},
 	"embedded": {"errs", "kafka"},
 }
 
@@ -49,6 +49,7 @@ var owners = map[string]struct{ packages, files []string }{
 	"github.com/golang-jwt/jwt/v5":  {packages: []string{"auth"}},
 	"github.com/alicebob/miniredis": {packages: []string{"embedded"}},
 	"github.com/twmb/franz-go":      {packages: []string{"embedded"}},
+	"go.opentelemetry.io":           {packages: []string{"trace", "telemetry"}},
 }
 
 type goPackage struct {

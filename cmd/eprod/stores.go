@@ -51,7 +51,7 @@ func newLogger(w io.Writer, c *Config) *slog.Logger {
 			}
 		}
 	}
-	return telemetry.NewLogger(w, telemetry.Config{Level: c.Log.Level, Format: format}, web.RequestID)
+	return telemetry.NewLogger(w, telemetry.Config{Level: c.Log.Level, Format: format}, service(), web.RequestID)
 }
 
 // openStores opens everything. No server needs to answer yet, except that the embedded folder must be free.

@@ -45,6 +45,9 @@ func beneath(section string, err error) error {
 	return errors.Join(problems...)
 }
 
+// service is what log lines and traces call this process.
+func service() telemetry.Service { return telemetry.Service{Version: release(), Node: processName()} }
+
 // accepted is the group that stores what was acknowledged.
 var accepted = kafka.Group{Name: processorGroup, Topic: submission.Topic}
 

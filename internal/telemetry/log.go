@@ -9,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Config holds the settings of the log. The zero value is not usable; start from DefaultConfig.
@@ -33,29 +35,40 @@ func (c Config) Validate() error {
 	return errors.Join(problems...)
 }
 
-// NewLogger writes to w, one line per record. Trace, which may be nil, finds the id under which the lines of one request belong together;
-// it is written as trace.id. A level or format that Validate refuses counts as info and json.
-func NewLogger(w io.Writer, cfg Config, trace func(context.Context) string) *slog.Logger {
+// Service names what writes log lines and traces.
+type Service struct {
+	Version string // of the program
+	Node    string // this process among the others: host and process
+}
+
+// NewLogger writes to w, one line per record: JSON by the names and types of the Elastic Common Schema, or text for a terminal. Request,
+// which may be nil, finds the id of the request that a context belongs to; it is written as http.request.id, beside trace.id and span.id
+// where the context is traced. A level or format that Validate refuses counts as info and json.
+func NewLogger(w io.Writer, cfg Config, service Service, request func(context.Context) string) *slog.Logger {
 	level := slog.LevelInfo
 	_ = level.UnmarshalText([]byte(cfg.Level)) // stays at info
-	var h slog.Handler
+	about := func(ctx context.Context) []slog.Attr {
+		var attrs []slog.Attr
+		if request != nil {
+			if id := request(ctx); id != "" {
+				attrs = append(attrs, slog.String("http.request.id", id))
+			}
+		}
+		if traced, span := trace.IDs(ctx); traced != "" {
+			attrs = append(attrs, slog.String("trace.id", traced), slog.String("span.id", span))
+		}
+		return attrs
+	}
 	if cfg.Format == "text" {
-		h = slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: terminal})
-	} else {
-		h = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: ecs}).
-			WithAttrs([]slog.Attr{slog.String("ecs.version", "8.11.0"), slog.String("service.name", "eprod")})
+		return slog.New(belonging{slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: terminal}), about})
 	}
-	if trace != nil {
-		h = traced{h, trace}
-	}
-	return slog.New(h)
+	return slog.New(ecsHandler{inner: slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: ecs}), about: about,
+		fixed: []slog.Attr{slog.String("ecs.version", ecsVersion), slog.String("service.name", "eprod"), slog.String("service.version", service.Version),
+			slog.String("service.node.name", service.Node), slog.String("event.dataset", "eprod")}})
 }
 
 // ecs renames slog's own fields.
-func ecs(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) > 0 {
-		return a
-	}
+func ecs(_ []string, a slog.Attr) slog.Attr {
 	switch a.Key {
 	case slog.TimeKey:
 		a.Key = "@timestamp"
@@ -77,27 +90,27 @@ func terminal(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// traced adds trace.id to the records of a request.
-type traced struct {
+// belonging adds to lines for a terminal what they belong to.
+type belonging struct {
 	slog.Handler
-	trace func(context.Context) string
+	about func(context.Context) []slog.Attr
 }
 
-// Handle adds the id, where there is one.
-func (t traced) Handle(ctx context.Context, r slog.Record) error {
-	if id := t.trace(ctx); id != "" {
+// Handle implements slog.Handler.
+func (b belonging) Handle(ctx context.Context, r slog.Record) error {
+	if attrs := b.about(ctx); len(attrs) > 0 {
 		r = r.Clone()
-		r.AddAttrs(slog.String("trace.id", id))
+		r.AddAttrs(attrs...)
 	}
-	return t.Handler.Handle(ctx, r)
+	return b.Handler.Handle(ctx, r)
 }
 
-// WithAttrs keeps the trace.
-func (t traced) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return traced{t.Handler.WithAttrs(attrs), t.trace}
+// WithAttrs implements slog.Handler.
+func (b belonging) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return belonging{b.Handler.WithAttrs(attrs), b.about}
 }
 
-// WithGroup keeps the trace.
-func (t traced) WithGroup(name string) slog.Handler {
-	return traced{t.Handler.WithGroup(name), t.trace}
+// WithGroup implements slog.Handler.
+func (b belonging) WithGroup(name string) slog.Handler {
+	return belonging{b.Handler.WithGroup(name), b.about}
 }

@@ -5,6 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -13,32 +16,98 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/telemetry"
 )
 
-func TestLogNames(t *testing.T) {
-	var out bytes.Buffer
-	log := telemetry.NewLogger(&out, telemetry.DefaultConfig(), func(context.Context) string { return "abc" })
-	log.Debug("not shown")
-	log.With("worker", 3).Warn("lease", "took", time.Second)
+// logged returns the one line that a logger wrote.
+func logged(t *testing.T, out *bytes.Buffer) map[string]any {
+	t.Helper()
 	var line map[string]any
 	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
 		t.Fatalf("%v in %s", err, out.String())
+	}
+	if err := errors.Join(telemetry.Fields(line)...); err != nil {
+		t.Error(err)
 	}
 	at, err := time.Parse(time.RFC3339Nano, line["@timestamp"].(string))
 	if err != nil || at.Location() != time.UTC {
 		t.Errorf("@timestamp %v", line["@timestamp"])
 	}
-	delete(line, "@timestamp")
-	want := map[string]any{"log.level": "warn", "message": "lease", "worker": 3.0, "took": 1e9, "trace.id": "abc", "ecs.version": "8.11.0", "service.name": "eprod"}
-	if diff := cmp.Diff(want, line); diff != "" {
-		t.Error(diff)
+	for _, name := range []string{"@timestamp", "ecs.version", "service.name", "service.version", "service.node.name", "event.dataset"} {
+		delete(line, name)
+	}
+	return line
+}
+
+var service = telemetry.Service{Version: "v1", Node: "host/7"}
+
+// TestLogNames: whatever is logged becomes a field of the schema with its type, or a label.
+func TestLogNames(t *testing.T) {
+	refusal := fmt.Errorf("store: %w", errs.New(errs.Unavailable, "unavailable", "the shard is away").WithCause(io.ErrUnexpectedEOF))
+	cases := []struct {
+		name string
+		log  func(*slog.Logger)
+		want map[string]any
+	}{
+		{"Labels", func(l *slog.Logger) {
+			l.With("worker", 3).Warn("lease", "took", time.Second, "message", int64(7), "study.id", 5)
+		},
+			map[string]any{"log.level": "warn", "message": "lease", "labels.worker": "3", "labels.took": "1s", "labels.message": "7", "labels.study_id": "5"}},
+		{"Fields", func(l *slog.Logger) {
+			l.Info("request", "http.response.status_code", 202, "url.path", "/x", "event.duration", time.Millisecond, "event.category", []string{"web"},
+				"event.start", time.Unix(0, 0), "event.risk_score", 0.5, "url.port", "none")
+		}, map[string]any{"log.level": "info", "message": "request", "http.response.status_code": 202.0, "url.path": "/x", "event.duration": 1e6,
+			"event.category": []any{"web"}, "event.start": "1970-01-01T00:00:00Z", "event.risk_score": 0.5, "labels.url_port": "none"}},
+		{"Errors", func(l *slog.Logger) { l.Error("failed", "error", refusal, "duration", time.Second) }, map[string]any{"log.level": "error", "message": "failed",
+			"error.message": refusal.Error(), "error.type": "*errors.errorString", "error.code": "unavailable", "event.duration": 1e9}},
+		{"Joined", func(l *slog.Logger) { l.Error("failed", "error", errors.Join(context.Canceled, io.EOF)) }, map[string]any{"log.level": "error", "message": "failed",
+			"error.message": "context canceled\nEOF", "error.type": "*errors.errorString"}},
+		{"Groups", func(l *slog.Logger) { l.WithGroup("a").Info("m", slog.Group("b", "c", 1), "error", io.EOF) },
+			map[string]any{"log.level": "info", "message": "m", "labels.a_b_c": "1", "labels.a_error": "EOF"}},
+		{"Twice", func(l *slog.Logger) { l.With("x", 1).Info("m", "x", 2, "http.request.id", "mine") },
+			map[string]any{"log.level": "info", "message": "m", "labels.x": "2", "http.request.id": "mine"}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			var out bytes.Buffer
+			l := telemetry.NewLogger(&out, telemetry.DefaultConfig(), service, nil)
+			l.Debug("not shown")
+			c.log(l)
+			if diff := cmp.Diff(c.want, logged(t, &out)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	var out bytes.Buffer
+	telemetry.NewLogger(&out, telemetry.DefaultConfig(), service, func(context.Context) string { return "abc" }).Info("m")
+	if line := logged(t, &out); line["http.request.id"] != "abc" {
+		t.Errorf("%v", line)
+	}
+}
+
+// TestFields: a line with anything else than fields of the schema is found.
+func TestFields(t *testing.T) {
+	good := func() map[string]any {
+		return map[string]any{"@timestamp": "2026-01-01T00:00:00Z", "log.level": "info", "message": "m", "ecs.version": "8.11.0", "service.name": "eprod",
+			"service.version": "v", "service.node.name": "n", "event.dataset": "eprod", "labels.x": "1"}
+	}
+	if problems := telemetry.Fields(good()); len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	for name, value := range map[string]any{"worker": "1", "http.route": "/x", "http.response.status_code": "202", "event.duration": 1.5, "labels.a.b": "x", "labels.y": 1.0,
+		"event.category": "web", "@timestamp": "now", "message": nil, "trace": map[string]any{"id": "x"}} {
+		line := good()
+		line[name] = value
+		if problems := telemetry.Fields(line); len(problems) == 0 {
+			t.Errorf("%s: %v is taken for a field of the schema", name, value)
+		}
 	}
 }
 
 func TestLogText(t *testing.T) {
 	var out bytes.Buffer
-	telemetry.NewLogger(&out, telemetry.Config{Level: "debug", Format: "text"}, nil).Debug("started", "port", 8080)
+	telemetry.NewLogger(&out, telemetry.Config{Level: "debug", Format: "text"}, service, nil).Debug("started", "port", 8080)
 	if got := out.String(); !strings.Contains(got, "level=DEBUG msg=started port=8080") || strings.Contains(got, "trace.id") {
 		t.Error(got)
 	}

@@ -190,13 +190,21 @@ func (s *Server) finish(c *gin.Context, r *request, rt *route, start time.Time) 
 		return
 	}
 	attrs := make([]slog.Attr, 0, 8)
-	attrs = append(attrs, slog.String("http.request.method", c.Request.Method), slog.String("http.route", path),
+	attrs = append(attrs, slog.String("http.request.method", c.Request.Method), slog.String("url.path", path),
 		slog.Int("http.response.status_code", status), slog.Int("http.response.body.bytes", max(0, c.Writer.Size())),
-		slog.Int64("event.duration", took.Nanoseconds()), slog.String("http.request.id", r.id))
+		slog.Int64("event.duration", took.Nanoseconds()), slog.String("event.outcome", outcome(status)), slog.String("http.request.id", r.id))
 	if r.cause != nil {
 		attrs = append(attrs, causeAttrs(r.cause, status)...)
 	}
 	s.log.LogAttrs(r, level, "request", attrs...)
+}
+
+// outcome is the word that the Elastic Common Schema has for a status.
+func outcome(status int) string {
+	if status < 400 {
+		return "success"
+	}
+	return "failure"
 }
 
 // causeAttrs tells the code of every error and the text of our own failures only: the text of a refusal may quote the client.

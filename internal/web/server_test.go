@@ -197,7 +197,7 @@ func TestAccessLog(t *testing.T) {
 	if err := json.Unmarshal([]byte(first), &line); err != nil {
 		t.Fatal(err)
 	}
-	if line["http.route"] != "/people/:id" || line["http.request.method"] != "GET" || line["http.response.status_code"] != 200.0 ||
+	if line["url.path"] != "/people/:id" || line["http.request.method"] != "GET" || line["http.response.status_code"] != 200.0 ||
 		line["http.response.body.bytes"] != 5.0 || line["event.duration"] == nil || len(line["http.request.id"].(string)) != 32 {
 		t.Error(first)
 	}
