@@ -52,6 +52,7 @@ type Config struct {
 	Limits        limit.Config              `koanf:"limits"`
 	Cache         cache.Config              `koanf:"cache"`
 	Locks         lock.Config               `koanf:"locks"`
+	StudyLock     study.LockConfig          `koanf:"studyLock"`
 	Outbox        outbox.Config             `koanf:"outbox"`
 	Ingest        ingest.Config             `koanf:"ingest"`
 	Processor     processor.Config          `koanf:"processor"`
@@ -147,6 +148,7 @@ func defaultConfig() Config {
 		Limits:        limit.DefaultConfig(),
 		Cache:         cache.DefaultConfig(),
 		Locks:         lock.DefaultConfig(),
+		StudyLock:     study.DefaultLockConfig(),
 		Outbox:        outbox.DefaultConfig(),
 		Ingest:        ingest.DefaultConfig(),
 		Processor:     processor.DefaultConfig(),
@@ -230,6 +232,7 @@ func (c *Config) Validate() error {
 	section("limits", c.Limits.Validate())
 	section("cache", c.Cache.Validate())
 	section("locks", c.Locks.Validate())
+	section("studyLock", c.StudyLock.Validate())
 	section("outbox", c.Outbox.Validate())
 	section("ingest", c.Ingest.Validate())
 	section("processor", c.Processor.Validate())

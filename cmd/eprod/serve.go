@@ -21,6 +21,7 @@ import (
 	"github.com/eprod/eprod/internal/limit"
 	"github.com/eprod/eprod/internal/outbox"
 	"github.com/eprod/eprod/internal/processor"
+	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/submission"
 	"github.com/eprod/eprod/internal/telemetry"
 	"github.com/eprod/eprod/internal/web"
@@ -60,6 +61,8 @@ type server struct {
 	spool    *submission.Spool
 	relays   outbox.Relays
 	sampler  *telemetry.Sampler
+	locker   *study.Locker
+	locks    *study.LockService
 }
 
 // parts is the table of what runs in which role. Adding a consumer is adding a line.
@@ -74,6 +77,7 @@ func (s *server) parts() []part {
 		{"tasks", []string{roleProcessor}, stageIntake, s.generator.Run},
 		{"reminders", []string{roleProcessor}, stageIntake, s.reminders.Run},
 		{"messages", []string{roleProcessor}, stageIntake, s.messages.Work},
+		{"study locks", []string{roleProcessor}, stageIntake, s.locker.Run},
 		{"messages on request", both, stageRelay, s.messages.Run},
 		{"outbox relay", []string{roleProcessor}, stageRelay, s.relays.Run},
 		{"spool", api, stageRelay, s.spool.Run},
@@ -173,6 +177,7 @@ func (s *server) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.openClosing()
 	return errors.Join(s.observe(), s.routes())
 }
 
@@ -192,6 +197,8 @@ func (s *server) routes() error {
 	(&ingest.Door{Service: s.door, Slots: slots}).Routes(s.web.Gin(), api)
 	submission.Routes(api, &submission.Service{Store: s.submissions, Participants: s.profiles, Recent: s.door, Intake: s.keyring.Intake(), Guard: s.guard})
 	s.studies.Routes(api)
+	s.locks.Routes(api)
+	s.signer.Routes(api)
 	s.participants.Routes(s.web)
 	s.users.Routes(s.web)
 	s.tasks.Routes(api)
@@ -239,7 +246,7 @@ func (s *server) consume(ctx context.Context) error {
 		relayOf[d] = s.relays[i]
 	}
 	p := processor.New(s.config.Processor, processor.Parts{Catalog: s.catalog, People: s.profiles, Engine: s.engine, Shards: s.shards,
-		Intake: s.keyring.Intake(), IDs: s.ids, Now: time.Now, Meter: s.metrics.Process, Logger: s.log,
+		Intake: s.keyring.Intake(), IDs: s.ids, Now: time.Now, Meter: s.metrics.Process, Logger: s.log, Barriers: &study.Store{Meta: s.meta},
 		Committed: func(d *db.DB) { relayOf[d].Notify() }})
 	cc := kafka.DefaultConsumerConfig(processorGroup, submission.Topic)
 	cc.MaxRows, cc.MaxBytes = s.config.Processor.MaxRows, s.config.Processor.MaxBytes

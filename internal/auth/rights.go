@@ -55,6 +55,7 @@ const (
 	StudyDesign  Action = "study.design"  // change them
 	StudyPublish Action = "study.publish" // make the study active
 	StudyStaff   Action = "study.staff"   // read and grant rights
+	StudyLock    Action = "study.lock"    // lock the study's data, ask for an unlock and agree to one
 
 	ParticipantEnrol  Action = "participant.enrol"
 	ParticipantRead   Action = "participant.read"
@@ -74,7 +75,7 @@ const (
 func Actions() []Action {
 	return []Action{
 		AccountManage, IDIssue, StudyCreate,
-		StudyRead, StudyDesign, StudyPublish, StudyStaff,
+		StudyRead, StudyDesign, StudyPublish, StudyStaff, StudyLock,
 		ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact,
 		TaskRead, TaskExcuse, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
 	}
@@ -84,10 +85,10 @@ func Actions() []Action {
 // only its own records, through routes that take the identity from the token.
 var rights = map[Role][]Action{
 	StudyManager: {
-		StudyCreate, StudyRead, StudyDesign, StudyPublish, StudyStaff, ParticipantEnrol, ParticipantRead, ParticipantUpdate,
+		StudyCreate, StudyRead, StudyDesign, StudyPublish, StudyStaff, StudyLock, ParticipantEnrol, ParticipantRead, ParticipantUpdate,
 		TaskRead, TaskExcuse, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
 	},
-	DataManager:  {StudyRead, ParticipantRead, TaskRead, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead},
+	DataManager:  {StudyRead, StudyLock, ParticipantRead, TaskRead, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead},
 	Investigator: {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact, TaskRead, TaskExcuse, ResponseRead, QuarantineRead},
 	Coordinator:  {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact, TaskRead, TaskExcuse, ResponseRead},
 	Monitor:      {StudyRead, ParticipantRead, TaskRead, ResponseRead, QuarantineRead, AuditRead},

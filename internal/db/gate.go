@@ -231,24 +231,49 @@ func errMoved() error {
 // IsMoved reports whether a transaction was refused because a bucket is on another shard than the caller believed, or on its way.
 func IsMoved(err error) bool { return errors.Is(err, errElsewhere) }
 
+// order is how the standings of one fence follow one another.
+func (s Standing) order() int {
+	switch s {
+	case Closing:
+		return 1
+	case Closed:
+		return 2
+	default:
+		return 3
+	}
+}
+
 // SetStanding lets a study's standing come into force on a shard. When it returns nil, every transaction that was told another
-// standing has ended. It may be repeated, and finishes what an earlier call left half done.
-func (d *DB) SetStanding(ctx context.Context, study int64, standing Standing) error {
+// standing has ended. It may be repeated, and finishes what an earlier call left half done. Fence is the number of the procedure that
+// closes the study and opens it again, in that order; younger ones are greater. A procedure that another has overtaken, or that goes
+// back, is refused as errs.Stale.
+func (d *DB) SetStanding(ctx context.Context, study int64, standing Standing, fence int64) error {
 	var epoch int64
 	err := d.Tx(ctx, func(tx *gorm.DB) error {
 		// The first row orders the changes of a shard: an epoch stands for all of them up to it.
 		if err := ForUpdate(tx.Table("study_standing")).Select("epoch").Where("study_id = 0").Scan(&epoch).Error; err != nil {
 			return err
 		}
+		var now struct {
+			Standing string
+			Fence    int64
+		}
+		found := ForUpdate(tx.Table("study_standing")).Select("standing", "fence").Where("study_id = ?", study).Limit(1).Scan(&now)
+		if found.Error != nil {
+			return found.Error
+		}
+		if now.Fence > fence || now.Fence == fence && found.RowsAffected == 1 && Standing(now.Standing).order() > standing.order() {
+			return errs.New(errs.Stale, "stale", "the study has been locked or unlocked by somebody else meanwhile")
+		}
 		epoch++
 		if err := tx.Exec("UPDATE study_standing SET epoch = ? WHERE study_id = 0", epoch).Error; err != nil {
 			return err
 		}
-		done := tx.Exec("UPDATE study_standing SET standing = ?, epoch = ? WHERE study_id = ?", string(standing), epoch, study)
+		done := tx.Exec("UPDATE study_standing SET standing = ?, epoch = ?, fence = ? WHERE study_id = ?", string(standing), epoch, fence, study)
 		if done.Error != nil || done.RowsAffected == 1 {
 			return done.Error
 		}
-		return Insert(tx, "study_standing", []string{"study_id", "standing", "epoch"}, [][]any{{study, string(standing), epoch}})
+		return Insert(tx, "study_standing", []string{"study_id", "standing", "epoch", "fence"}, [][]any{{study, string(standing), epoch, fence}})
 	})
 	if err != nil {
 		return Error("standing of a study", err)

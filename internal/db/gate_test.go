@@ -22,12 +22,22 @@ func TestStandings(t *testing.T) {
 	eachShard(t, func(t *testing.T, d *db.DB) {
 		for _, step := range []struct {
 			standing  db.Standing
+			fence     int64
+			refused   bool // the step itself
 			ordinary  bool
 			drain     bool
 			ofAnother bool
-		}{{db.Open, true, true, true}, {db.Closing, false, true, true}, {db.Closed, false, false, true}, {db.Closing, false, true, true}, {db.Open, true, true, true}} {
-			if err := d.SetStanding(t.Context(), 7, step.standing); err != nil {
-				t.Fatal(err)
+		}{
+			{db.Closing, 10, false, false, true, true}, {db.Closing, 10, false, false, true, true}, {db.Closed, 10, false, false, false, true}, {db.Closing, 10, true, false, false, true},
+			{db.Open, 10, false, true, true, true}, {db.Closed, 10, true, true, true, true}, {db.Closing, 11, false, false, true, true}, {db.Open, 10, true, false, true, true},
+			{db.Closed, 11, false, false, false, true}, {db.Open, 10, true, false, false, true}, {db.Open, 11, false, true, true, true},
+		} {
+			before, _ := d.StandingOf(t.Context(), 7)
+			if err := d.SetStanding(t.Context(), 7, step.standing, step.fence); err != nil != step.refused || err != nil && errs.KindOf(err) != errs.Stale {
+				t.Fatalf("%s with fence %d: %v", step.standing, step.fence, err)
+			}
+			if step.refused {
+				step.standing = before
 			}
 			for _, try := range []struct {
 				claim db.Claim
@@ -63,7 +73,7 @@ func TestAdmitFindsTheStudy(t *testing.T) {
 		if err := admitted(t, d, db.Claim{Participant: 5}); err != nil {
 			t.Error(err)
 		}
-		if err := d.SetStanding(t.Context(), 7, db.Closed); err != nil {
+		if err := d.SetStanding(t.Context(), 7, db.Closed, 1); err != nil {
 			t.Fatal(err)
 		}
 		if err := admitted(t, d, db.Claim{Participant: 5}); !db.IsClosed(err) {
@@ -144,7 +154,7 @@ func writtenOnceClosed(t *testing.T, d *db.DB, study int64, ask bool) int64 {
 	for range 4 * writers {
 		<-started
 	}
-	if err := d.SetStanding(t.Context(), study, db.Closed); err != nil {
+	if err := d.SetStanding(t.Context(), study, db.Closed, 1); err != nil {
 		t.Error(err)
 	}
 	then := rowsOf(t, d, study)

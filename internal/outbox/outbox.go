@@ -4,6 +4,7 @@
 package outbox
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"time"
@@ -72,6 +73,13 @@ func Add(tx *gorm.DB, events ...Event) error {
 		return fmt.Errorf("outbox: %w", err)
 	}
 	return nil
+}
+
+// Before returns how many rows of a database still wait that were written at or before an instant.
+func Before(ctx context.Context, d *db.DB, at time.Time) (int64, error) {
+	var n int64
+	err := d.Read(ctx).Table("outbox").Where("created_at <= ?", db.Micros(at)).Count(&n).Error
+	return n, db.Error("outbox", err)
 }
 
 // pack puts as many events as one row may hold into a payload.

@@ -41,6 +41,11 @@ type Meter interface {
 	Batch(records int, took time.Duration)
 }
 
+// Barriers learns that everything which a partition has before a mark is committed. It may be told again.
+type Barriers interface {
+	Passed(ctx context.Context, lock int64, partition int32, at time.Time) error
+}
+
 // Parts are what the processor needs. All are required but Committed.
 type Parts struct {
 	Catalog Catalog
@@ -52,6 +57,8 @@ type Parts struct {
 	Now     func() time.Time
 	Meter   Meter
 	Logger  *slog.Logger
+	// Barriers is told of marks in the log.
+	Barriers Barriers
 	// Committed is told after each shard's commit that its outbox has something to relay.
 	Committed func(shard *db.DB)
 }
@@ -77,7 +84,8 @@ func New(config Config, parts Parts) *Service {
 // and that the same batch must be handed in again.
 func (s *Service) Handle(ctx context.Context, batch []kafka.Message) error {
 	began := s.Now()
-	verdicts, err := s.judge(ctx, batch)
+	records, marks := apart(batch)
+	verdicts, err := s.judge(ctx, records)
 	if err != nil {
 		return err
 	}
@@ -86,8 +94,39 @@ func (s *Service) Handle(ctx context.Context, batch []kafka.Message) error {
 			return fmt.Errorf("shard %s: %w", part.shard.Name, err)
 		}
 	}
+	for _, m := range marks {
+		if err := s.Barriers.Passed(ctx, m.lock, m.partition, s.Now()); err != nil {
+			return fmt.Errorf("barrier: %w", err)
+		}
+	}
 	s.Meter.Batch(len(batch), s.Now().Sub(began))
 	return nil
+}
+
+// mark is a barrier in a partition.
+type mark struct {
+	lock      int64
+	partition int32
+}
+
+// apart tells the records of a batch from the marks between them.
+func apart(batch []kafka.Message) (records []kafka.Message, marks []mark) {
+	for i, m := range batch {
+		b, ok := submission.BarrierOf(m)
+		switch {
+		case ok:
+			if marks == nil {
+				records = append(records, batch[:i]...)
+			}
+			marks = append(marks, mark{b.Lock, m.Partition})
+		case marks != nil:
+			records = append(records, m)
+		}
+	}
+	if marks == nil {
+		return batch, nil
+	}
+	return records, marks
 }
 
 // judge decodes and checks every message. Its error is transient.

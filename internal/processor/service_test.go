@@ -314,7 +314,7 @@ func TestLockedStudy(t *testing.T) {
 	eachWorld(t, func(t *testing.T, w *world) {
 		stand := func(standing db.Standing) {
 			t.Helper()
-			if err := w.shards.Each(t.Context(), func(ctx context.Context, d *db.DB) error { return d.SetStanding(ctx, 3, standing) }); err != nil {
+			if err := w.shards.Each(t.Context(), func(ctx context.Context, d *db.DB) error { return d.SetStanding(ctx, 3, standing, 1) }); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -23,7 +23,7 @@ type studyView struct {
 	Title           string    `json:"title"`
 	Zone            string    `json:"zone"`
 	Languages       []string  `json:"languages"`
-	Status          string    `json:"status" enum:"draft,active,locked,archived"`
+	Status          string    `json:"status" enum:"draft,active,locking,locked,archived"`
 	Settings        settings  `json:"settings"`
 	ScheduleVersion int64     `json:"scheduleVersion"`
 	CreatedAt       time.Time `json:"createdAt"`

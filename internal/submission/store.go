@@ -102,6 +102,30 @@ func InsertLate(tx *gorm.DB, late []Quarantine) error {
 	return db.InsertNew(tx, "late_record", lateColumns, rows)
 }
 
+// Resend hands the records of a study that came too late on one shard to send, up to limit, and forgets those that were taken. It
+// returns how many there were. What is sent twice is stored once.
+func Resend(ctx context.Context, shard *db.DB, study int64, limit int, send func(ctx context.Context, r *Record) error) (int, error) {
+	var rows []recordRow
+	err := shard.Read(ctx).Table("late_record").Select("id", "participant_id", "study_id", "task_id", "submission", "sha256", "received_at", "source", "sealed_key", "sealed").
+		Where("study_id = ?", study).Order("id").Limit(limit).Find(&rows).Error
+	if err != nil {
+		return 0, db.Error("late records", err)
+	}
+	for i := range rows {
+		r := rows[i].record()
+		if err := send(ctx, &r); err != nil {
+			return i, err
+		}
+		err := shard.Tx(ctx, func(tx *gorm.DB) error {
+			return tx.Exec("DELETE FROM late_record WHERE participant_id = ? AND submission = ? AND sha256 = ?", r.Participant, r.Submission[:], r.SHA256[:]).Error
+		})
+		if err != nil {
+			return i, db.Error("late records", err)
+		}
+	}
+	return len(rows), nil
+}
+
 // Relay hands up to limit spooled records of one shard to send and deletes them. A failure of send, or of the commit, leaves
 // them for the next call, so send may see a record twice. It returns how many were sent. On MySQL the rows are claimed
 // first, so that several processes may relay one shard. SQLite's only writer must not wait for the log: there the rows are
@@ -142,6 +166,13 @@ func relayRows(ctx context.Context, tx *gorm.DB, limit int, send func(ctx contex
 
 func forgetSpooled(tx *gorm.DB, ids []int64) error {
 	return tx.Exec("DELETE FROM spool WHERE id IN ?", ids).Error
+}
+
+// Spooled returns how many records of a study wait in a shard's spool.
+func Spooled(ctx context.Context, shard *db.DB, study int64) (int64, error) {
+	var n int64
+	err := shard.Read(ctx).Table("spool").Where("study_id = ?", study).Count(&n).Error
+	return n, db.Error("spool", err)
 }
 
 // Receipts returns the receipts of the given identities that exist, read in tx; all must live on tx's shard.

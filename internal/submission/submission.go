@@ -140,6 +140,27 @@ func FromMessage(m kafka.Message) (Record, error) {
 	return r, nil
 }
 
+const barrierHeader = "eprod-barrier"
+
+// Barrier is a mark in the log, not a record: everything that a partition has before it was accepted before a study's locking began to
+// wait for it.
+type Barrier struct{ Lock int64 }
+
+// Message returns the mark for a partition.
+func (b Barrier) Message(partition int32) kafka.Message {
+	return kafka.Message{Topic: Topic, Partition: partition, Headers: []kafka.Header{{Key: barrierHeader, Value: binary.BigEndian.AppendUint64(nil, uint64(b.Lock))}}}
+}
+
+// BarrierOf returns the mark that a message is; false for every other message.
+func BarrierOf(m kafka.Message) (Barrier, bool) {
+	for _, h := range m.Headers {
+		if h.Key == barrierHeader && len(h.Value) == 8 {
+			return Barrier{int64(binary.BigEndian.Uint64(h.Value))}, true
+		}
+	}
+	return Barrier{}, false
+}
+
 // Receipt is what a device may know about its submission.
 type Receipt struct {
 	ID          int64

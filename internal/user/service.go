@@ -182,6 +182,34 @@ func (s *Service) Login(ctx context.Context, username, password, otp, source str
 	return s.tokens(auth.Principal{Kind: kindOf(staff.Role), ID: staff.ID, Role: staff.Role, Session: session.ID}, token)
 }
 
+// Confirm makes sure that the person who signed in is at the keyboard: the password of the account again. A wrong one is
+// errs.Forbidden with the code wrong_password, and counts like a failed sign-in; so is an account that is locked or disabled.
+func (s *Service) Confirm(ctx context.Context, id int64, password, source string) error {
+	names, err := s.Accounts.Usernames(ctx, []int64{id})
+	if err != nil {
+		return err
+	}
+	staff, err := s.Accounts.StaffByName(ctx, names[id])
+	if err != nil && errs.KindOf(err) != errs.NotFound {
+		return err
+	}
+	right, err := s.Hasher.Matches(ctx, password, staff.PasswordHash)
+	if err != nil {
+		return err
+	}
+	if staff.ID == 0 || staff.Disabled || staff.Attempts.Locked(s.Now()) {
+		return errPassword()
+	}
+	if !right {
+		return s.staffFailed(ctx, staff.ID, source, errPassword())
+	}
+	return nil
+}
+
+func errPassword() *errs.Error {
+	return errs.New(errs.Forbidden, "wrong_password", "the password is not the one of your account")
+}
+
 // kindOf tells programs from people: both sign in alike.
 func kindOf(r auth.Role) auth.Kind {
 	if r == auth.Service {

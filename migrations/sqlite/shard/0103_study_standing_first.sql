@@ -1,5 +1,5 @@
 -- +goose Up
-INSERT INTO study_standing (study_id, standing, epoch) VALUES (0, 'open', 0);
+INSERT INTO study_standing (study_id, standing, epoch, fence) VALUES (0, 'open', 0, 0);
 
 -- +goose Down
 DELETE FROM study_standing WHERE study_id = 0;
