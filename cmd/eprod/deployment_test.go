@@ -244,6 +244,11 @@ type answer struct {
 func (a answer) text(key string) string { s, _ := a.Body[key].(string); return s }
 
 func (c *client) do(ctx context.Context, base int, method, path, token string, body []byte) (answer, error) {
+	return c.doWith(ctx, base, method, path, token, body, nil)
+}
+
+// doWith is do with further headers; empty ones are left out.
+func (c *client) doWith(ctx context.Context, base int, method, path, token string, body []byte, headers map[string]string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.bases[base%len(c.bases)]+path, bytes.NewReader(body))
 	if err != nil {
 		return answer{}, err
@@ -253,6 +258,11 @@ func (c *client) do(ctx context.Context, base int, method, path, token string, b
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	for name, value := range headers {
+		if value != "" {
+			req.Header.Set(name, value)
+		}
 	}
 	res, err := c.http.Do(req)
 	if err != nil {

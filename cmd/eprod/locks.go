@@ -43,18 +43,16 @@ func (l intakeLog) Barrier(ctx context.Context, lock int64, partition int32) err
 }
 
 // Resend implements study.Intake.
-func (l intakeLog) Resend(ctx context.Context, id int64) error {
-	const page = 100
-	return l.shards.Each(ctx, func(ctx context.Context, d *db.DB) error {
-		for {
-			n, err := submission.Resend(ctx, d, id, page, func(ctx context.Context, r *submission.Record) error {
-				return l.producer.Send(ctx, r.Message(submission.Partition(r.Participant, l.kafka.Partitions)))
-			})
-			if err != nil || n < page {
-				return err
-			}
-		}
+func (l intakeLog) Resend(ctx context.Context, id int64) (int64, error) {
+	var total atomic.Int64
+	err := l.shards.Each(ctx, func(ctx context.Context, d *db.DB) error {
+		n, err := submission.Resend(ctx, d, id, func(ctx context.Context, r *submission.Record) error {
+			return l.producer.Send(ctx, r.Message(submission.Partition(r.Participant, l.kafka.Partitions)))
+		})
+		total.Add(int64(n))
+		return err
 	})
+	return total.Load(), err
 }
 
 // followerGroups are the consumers of events that a study's lock waits for: what they write belongs to the study.

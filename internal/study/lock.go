@@ -70,7 +70,7 @@ type Report struct {
 	Quarantined    int64                `json:"quarantined"`
 	Conflicts      int64                `json:"conflicts"`
 	Questionnaires []QuestionnaireCount `json:"questionnaires"`
-	Tasks          map[string]int64     `json:"tasks"` // issued, by state: completed, completedLate, missed, excused, cancelled
+	Tasks          map[string]int64     `json:"tasks"` // by state: completed, completedLate, missed, open, excused, cancelled
 	Quarantine     map[string]int64     `json:"quarantine"`
 	Shards         []ShardReport        `json:"shards"`
 }

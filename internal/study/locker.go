@@ -42,8 +42,9 @@ type Intake interface {
 	// Barrier sends a mark of a locking behind everything that a partition of the log has. The processor reports it as passed
 	// when all before it is stored.
 	Barrier(ctx context.Context, lock int64, partition int32) error
-	// Resend hands records that came too late for the locked study to the log once more. It may be repeated.
-	Resend(ctx context.Context, study int64) error
+	// Resend hands records that came too late for the locked study to the log once more, until they are processed, and returns how
+	// many are not.
+	Resend(ctx context.Context, study int64) (int64, error)
 }
 
 // Followers are the consumers of what happens to responses.
@@ -288,7 +289,8 @@ func (l *Locker) report(ctx context.Context, c *Closure) (string, error) {
 	return "", err
 }
 
-// open lets everybody write again; what came too late while the study was locked is handed to the log once more.
+// open lets everybody write again, once what came too late while the study was locked has been handed to the log once more and is
+// processed.
 func (l *Locker) open(ctx context.Context, c Closure) error {
 	if err := l.Data.Stand(ctx, c.Study, db.Open, c.ID); err != nil {
 		return err
@@ -297,7 +299,7 @@ func (l *Locker) open(ctx context.Context, c Closure) error {
 	if err != nil {
 		return err
 	}
-	if err := l.Intake.Resend(ctx, c.Study); err != nil {
+	if late, err := l.Intake.Resend(ctx, c.Study); err != nil || late > 0 {
 		return err
 	}
 	err = l.Progress.FinishUnlock(ctx, c, e)

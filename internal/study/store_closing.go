@@ -99,8 +99,12 @@ func (s *ClosingStore) Fill(ctx context.Context, study int64, r *Report) error {
 	return nil
 }
 
-const countTasks = "SELECT CASE WHEN c.task_id IS NOT NULL AND c.late = 0 THEN 'completed' WHEN c.task_id IS NOT NULL THEN 'completedLate' WHEN t.state = 'issued' THEN 'missed' ELSE t.state END AS word, " +
-	"COUNT(*) AS n FROM task t LEFT JOIN task_completion c ON c.participant_id = t.participant_id AND c.task_id = t.id WHERE t.study_id = ? GROUP BY word"
+const (
+	countDone = "SELECT CASE WHEN late = 0 THEN 'completed' ELSE 'completedLate' END AS word, COUNT(*) AS n FROM task_completion WHERE study_id = ? GROUP BY word"
+	countOpen = "SELECT CASE WHEN t.state <> 'issued' THEN t.state WHEN t.grace_until < ? THEN 'missed' ELSE 'open' END AS word, COUNT(*) AS n FROM task t " +
+		"WHERE t.study_id = ? AND NOT EXISTS (SELECT 1 FROM task_completion c WHERE c.participant_id = t.participant_id AND c.task_id = t.id) GROUP BY word"
+	countWaiting = "SELECT reason AS word, COUNT(*) AS n FROM quarantine WHERE study_id = ? GROUP BY reason"
+)
 
 func (s *ClosingStore) count(ctx context.Context, shard *db.DB, study int64, r *Report, questionnaires map[[2]string]map[string]int64) error {
 	type group struct {
@@ -121,10 +125,11 @@ func (s *ClosingStore) count(ctx context.Context, shard *db.DB, study int64, r *
 	}
 	for _, q := range []struct {
 		statement string
+		args      []any
 		into      map[string]int64
-	}{{countTasks, r.Tasks}, {"SELECT reason AS word, COUNT(*) AS n FROM quarantine WHERE study_id = ? GROUP BY reason", r.Quarantine}} {
+	}{{countDone, []any{study}, r.Tasks}, {countOpen, []any{db.Micros(r.LockedAt), study}, r.Tasks}, {countWaiting, []any{study}, r.Quarantine}} {
 		rows = nil
-		if err := shard.Read(ctx).Raw(q.statement, study).Scan(&rows).Error; err != nil {
+		if err := shard.Read(ctx).Raw(q.statement, q.args...).Scan(&rows).Error; err != nil {
 			return db.Error("tasks", err)
 		}
 		for _, g := range rows {

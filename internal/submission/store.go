@@ -102,28 +102,59 @@ func InsertLate(tx *gorm.DB, late []Quarantine) error {
 	return db.InsertNew(tx, "late_record", lateColumns, rows)
 }
 
-// Resend hands the records of a study that came too late on one shard to send, up to limit, and forgets those that were taken. It
-// returns how many there were. What is sent twice is stored once.
-func Resend(ctx context.Context, shard *db.DB, study int64, limit int, send func(ctx context.Context, r *Record) error) (int, error) {
-	var rows []recordRow
-	err := shard.Read(ctx).Table("late_record").Select("id", "participant_id", "study_id", "task_id", "submission", "sha256", "received_at", "source", "sealed_key", "sealed").
-		Where("study_id = ?", study).Order("id").Limit(limit).Find(&rows).Error
+// Resend hands those records of a study that came too late on one shard to send which nobody has processed since, and forgets the
+// others: a record is never without a trace in between. It returns how many it sent. What is sent twice is processed once.
+func Resend(ctx context.Context, shard *db.DB, study int64, send func(ctx context.Context, r *Record) error) (sent int, err error) {
+	const page = 100
+	for after := int64(0); ; {
+		var rows []recordRow
+		err := shard.Read(ctx).Table("late_record").Select("id", "participant_id", "study_id", "task_id", "submission", "sha256", "received_at", "source", "sealed_key", "sealed").
+			Where("study_id = ? AND id > ?", study, after).Order("id").Limit(page).Find(&rows).Error
+		if err != nil || len(rows) == 0 {
+			return sent, db.Error("late records", err)
+		}
+		after = rows[len(rows)-1].ID
+		n, err := resend(ctx, shard, rows, send)
+		if sent += n; err != nil || len(rows) < page {
+			return sent, err
+		}
+	}
+}
+
+func resend(ctx context.Context, shard *db.DB, rows []recordRow, send func(ctx context.Context, r *Record) error) (sent int, err error) {
+	ids := make([]Identity, len(rows))
+	for i := range rows {
+		r := rows[i].record()
+		ids[i] = r.Identity()
+	}
+	receipts, err := Receipts(shard.Read(ctx), ids)
 	if err != nil {
-		return 0, db.Error("late records", err)
+		return 0, db.Error("receipts", err)
 	}
 	for i := range rows {
 		r := rows[i].record()
-		if err := send(ctx, &r); err != nil {
-			return i, err
+		receipt, known := receipts[r.Identity()]
+		done := known && receipt.SHA256 == r.SHA256
+		if known && !done {
+			if done, err = ConflictKept(shard.Read(ctx), &r); err != nil {
+				return sent, db.Error("conflict", err)
+			}
+		}
+		if !done {
+			if err := send(ctx, &r); err != nil {
+				return sent, err
+			}
+			sent++
+			continue
 		}
 		err := shard.Tx(ctx, func(tx *gorm.DB) error {
 			return tx.Exec("DELETE FROM late_record WHERE participant_id = ? AND submission = ? AND sha256 = ?", r.Participant, r.Submission[:], r.SHA256[:]).Error
 		})
 		if err != nil {
-			return i, db.Error("late records", err)
+			return sent, db.Error("late records", err)
 		}
 	}
-	return len(rows), nil
+	return sent, nil
 }
 
 // Relay hands up to limit spooled records of one shard to send and deletes them. A failure of send, or of the commit, leaves
