@@ -180,7 +180,7 @@ func (l *locking) ask(t *testing.T, n int) {
 func (l *locking) killAt(t *testing.T, step string) {
 	eventually(t, 60*time.Second, func() string {
 		for _, p := range l.processors {
-			if strings.Contains(p.tail(1<<20), fmt.Sprintf(`"step":%q`, step)) || step == "doors" {
+			if strings.Contains(p.tail(1<<20), fmt.Sprintf(`step":%q`, step)) || step == "doors" {
 				return ""
 			}
 		}
