@@ -45,11 +45,6 @@ func (p Pass) admits(s Standing) bool {
 	}
 }
 
-// The standings of a bucket on a shard.
-const (
-	bucketHere = "here" // the shard holds the bucket; anything else: its writers must look for it elsewhere
-)
-
 // Doors is what a transaction was told when it asked: it holds until the transaction ends. A study's standing on this shard
 // cannot come into force, and a bucket cannot leave, before all transactions have ended that were told otherwise.
 type Doors struct{ standings map[int64]Standing }
@@ -73,27 +68,68 @@ type standings struct {
 
 // Ask must come before every other statement of a transaction that writes data of participants in these buckets. It takes a shared
 // lock on the buckets' rows, which SetStanding and a bucket's move wait for, and tells the standings of all studies. An error that
-// IsMoved recognises says that a bucket is not on this shard (any more).
+// IsMoved recognises says that a bucket is not on this shard (any more), or that it is being copied to another: then only those may
+// write that say whose data they change. See AskOf, which is the rule.
 func (d *DB) Ask(tx *gorm.DB, buckets ...int) (Doors, error) {
-	asked := paddedBuckets(buckets)
-	var rows []struct {
-		Bucket   int
-		Standing string
-		Epoch    int64
+	doors, watched, err := d.ask(tx, buckets)
+	if err == nil && len(watched) > 0 {
+		err = errMoved()
 	}
-	if err := share(tx).Table("bucket").Select("bucket", "standing", "epoch").Where("bucket IN ?", asked).Find(&rows).Error; err != nil {
-		return Doors{}, err
+	return doors, err
+}
+
+// AskOf is Ask for a transaction that writes data of these participants and of nobody else. While their bucket is being copied to
+// another shard it notes, in the same transaction, that they have changed.
+func (d *DB) AskOf(tx *gorm.DB, participants ...int64) (Doors, error) {
+	buckets := make([]int, len(participants))
+	for i, p := range participants {
+		buckets[i] = Bucket(p)
 	}
+	doors, watched, err := d.ask(tx, buckets)
+	if err != nil || len(watched) == 0 {
+		return doors, err
+	}
+	return doors, note(tx, watched, participants)
+}
+
+// AskWho is AskOf for one bucket whose participants are looked up, by who, only where they have to be known.
+func (d *DB) AskWho(tx *gorm.DB, bucket int, who func() ([]int64, error)) (Doors, error) {
+	doors, watched, err := d.ask(tx, []int{bucket})
+	if err != nil || len(watched) == 0 {
+		return doors, err
+	}
+	participants, err := who()
+	if err != nil {
+		return doors, err
+	}
+	return doors, note(tx, watched, participants)
+}
+
+func (d *DB) ask(tx *gorm.DB, buckets []int) (Doors, []int, error) {
+	var rows []bucketRow
+	if err := share(tx).Table("bucket").Select("bucket", "standing", "epoch").Where("bucket IN ?", paddedBuckets(buckets)).Find(&rows).Error; err != nil {
+		return Doors{}, nil, err
+	}
+	var watched []int
 	epoch, here := int64(0), 0
 	for _, r := range rows {
-		if r.Standing == bucketHere {
+		if r.Standing.writable() {
 			here++
+		}
+		if r.Standing == Watched {
+			watched = append(watched, r.Bucket)
 		}
 		epoch = max(epoch, r.Epoch)
 	}
 	if here < distinct(buckets) {
-		return Doors{}, errMoved()
+		return Doors{}, nil, errMoved()
 	}
+	doors, err := d.doors(tx, epoch)
+	return doors, watched, err
+}
+
+// doors returns the standings of the studies as of an epoch or younger.
+func (d *DB) doors(tx *gorm.DB, epoch int64) (Doors, error) {
 	if known := d.studies.Load(); known != nil && known.epoch >= epoch {
 		return Doors{known.of}, nil
 	}
@@ -172,7 +208,7 @@ type Claim struct {
 
 // Admit asks for one claim and refuses it where the study is closed to it: errs.Conflict with the code study_locked. See Ask.
 func (d *DB) Admit(tx *gorm.DB, c Claim) error {
-	doors, err := d.Ask(tx, Bucket(c.Participant))
+	doors, err := d.AskOf(tx, c.Participant)
 	if err != nil || doors.AllOpen() {
 		return err
 	}
@@ -193,10 +229,10 @@ func (d Doors) Admit(study int64, pass Pass) error {
 	return nil
 }
 
-// Write runs fn in a transaction of the participant's shard that was admitted. See DB.Tx and DB.Admit for the errors.
+// Write runs fn in a transaction of the participant's shard that was admitted, on the shard that the participant has moved to where
+// that happens meanwhile: fn may run again. See DB.Tx and DB.Admit for the errors.
 func (s *Shards) Write(ctx context.Context, c Claim, fn func(tx *gorm.DB) error) error {
-	shard := s.For(c.Participant)
-	return shard.Tx(ctx, func(tx *gorm.DB) error {
+	return s.Tx(ctx, Bucket(c.Participant), func(shard *DB, tx *gorm.DB) error {
 		if err := shard.Admit(tx, c); err != nil {
 			return err
 		}
@@ -246,7 +282,7 @@ func (s Standing) order() int {
 // SetStanding lets a study's standing come into force on a shard. When it returns nil, every transaction that was told another
 // standing has ended. It may be repeated, and finishes what an earlier call left half done. Fence is the number of the procedure that
 // closes the study and opens it again, in that order; younger ones are greater. A procedure that another has overtaken, or that goes
-// back, is refused as errs.Stale.
+// back, is refused as errs.Stale. While buckets are on their way to or from the shard, a study can only be opened: errs.Unavailable.
 func (d *DB) SetStanding(ctx context.Context, study int64, standing Standing, fence int64) error {
 	var epoch int64
 	err := d.Tx(ctx, func(tx *gorm.DB) error {
@@ -266,6 +302,9 @@ func (d *DB) SetStanding(ctx context.Context, study int64, standing Standing, fe
 			return errs.New(errs.Stale, "stale", "the study has been locked or unlocked by somebody else meanwhile")
 		}
 		epoch++
+		if err := quiet(tx, standing); err != nil {
+			return err
+		}
 		if err := tx.Exec("UPDATE study_standing SET epoch = ? WHERE study_id = 0", epoch).Error; err != nil {
 			return err
 		}

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Buckets is how many buckets participants fall into. It never changes: settings map buckets to shards, so shards can be
@@ -33,8 +35,14 @@ func Bucket(participant int64) int {
 // BucketRange is an inclusive range of buckets.
 type BucketRange struct{ First, Last int }
 
-// ParseRange reads "0-127" or "5".
+// NoBuckets is the range of a shard that holds nothing yet.
+func NoBuckets() BucketRange { return BucketRange{First: 0, Last: -1} }
+
+// ParseRange reads "0-127", "5" or "none".
 func ParseRange(s string) (BucketRange, error) {
+	if strings.TrimSpace(s) == "none" {
+		return NoBuckets(), nil
+	}
 	first, last, ranged := strings.Cut(strings.TrimSpace(s), "-")
 	if !ranged {
 		last = first
@@ -51,6 +59,9 @@ func ParseRange(s string) (BucketRange, error) {
 func CheckRanges(ranges []BucketRange) error {
 	var held [Buckets]int
 	for _, r := range ranges {
+		if r == NoBuckets() {
+			continue
+		}
 		if r.First < 0 || r.Last >= Buckets || r.First > r.Last {
 			return fmt.Errorf("%d-%d: must be a range of buckets from 0 to %d, such as 0-127", r.First, r.Last, Buckets-1)
 		}
@@ -84,13 +95,17 @@ func short(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// Shards is the map from participants to databases. It is immutable and safe for concurrent use.
+// Shards is the map from participants to databases. It is safe for concurrent use. As NewShards makes it, it does not change; one
+// that follows the map of the metadata database changes by Apply.
 type Shards struct {
-	all  []*DB
-	held [Buckets]int
+	all     []*DB
+	now     atomic.Pointer[atlas]
+	follows atomic.Bool // a map that can change
+	until   atomic.Pointer[time.Time]
+	stale   chan struct{}
 }
 
-// NewShards maps ranges[i] to shards[i]; every bucket must be held exactly once.
+// NewShards maps ranges[i] to shards[i]; every bucket must be held exactly once. A shard may have NoBuckets.
 func NewShards(shards []*DB, ranges []BucketRange) (*Shards, error) {
 	if len(shards) == 0 || len(shards) != len(ranges) {
 		return nil, fmt.Errorf("%d shards and %d ranges: there must be one range a shard", len(shards), len(ranges))
@@ -98,23 +113,26 @@ func NewShards(shards []*DB, ranges []BucketRange) (*Shards, error) {
 	if err := CheckRanges(ranges); err != nil {
 		return nil, err
 	}
-	s := &Shards{all: shards}
+	first := &atlas{still: true}
 	for i, r := range ranges {
 		for b := r.First; b <= r.Last; b++ {
-			s.held[b] = i
+			first.owner[b] = i
 		}
 	}
+	s := &Shards{all: shards, stale: make(chan struct{}, 1)}
+	s.now.Store(first)
 	return s, nil
 }
 
-// For returns the shard of a participant.
-func (s *Shards) For(participant int64) *DB { return s.all[s.held[Bucket(participant)]] }
+// For returns the shard that a participant is believed to be on. Writers are told where they are wrong (see DB.AskOf); to read, use
+// Home or View.
+func (s *Shards) For(participant int64) *DB { return s.ForBucket(Bucket(participant)) }
 
-// ForBucket returns the shard of a bucket from 0 to 255.
-func (s *Shards) ForBucket(bucket int) *DB { return s.all[s.held[bucket]] }
+// ForBucket is For for a bucket from 0 to 255.
+func (s *Shards) ForBucket(bucket int) *DB { return s.all[s.now.Load().owner[bucket]] }
 
-// Index returns the place of a participant's shard in All.
-func (s *Shards) Index(participant int64) int { return s.held[Bucket(participant)] }
+// Index returns the place in All of the shard that a participant is believed to be on.
+func (s *Shards) Index(participant int64) int { return s.now.Load().owner[Bucket(participant)] }
 
 // All returns the shards in the order of the settings. The slice is shared: do not change it.
 func (s *Shards) All() []*DB { return s.all }

@@ -9,7 +9,7 @@ const (
 	StudyData TableKind = iota
 	// Passing goes with its participant, but is no data of the study: sessions, wishes, what came too late.
 	Passing
-	// Local belongs to the shard itself: it neither moves nor is archived.
+	// Local belongs to the shard itself: it is not archived, and moves only where it says PerBucket.
 	Local
 )
 
@@ -20,6 +20,7 @@ type ShardTable struct {
 	Key         []string // primary key, in its order
 	Participant string   // column of the participant's id; "" where rows belong to nobody
 	Study       string   // column of the study's id; "" where only the participant's row tells
+	PerBucket   bool     // rows belong to a bucket, in the column bucket, and move with it
 	ByStudy     bool     // an index leads from the study to the rows, by id: else from the participant, in the order of the key
 }
 
@@ -54,8 +55,9 @@ func ShardTables() []ShardTable {
 		{Name: "bucket", Kind: Local, Key: []string{"bucket"}},
 		{Name: "bucket_lease", Kind: Local, Key: []string{"bucket", "purpose"}},
 		{Name: "outbox", Kind: Local, Key: id},
+		{Name: "participant_change", Kind: Local, Key: []string{"bucket", "participant_id"}, Participant: "participant_id"},
 		{Name: "spool", Kind: Local, Key: id, Participant: "participant_id", Study: "study_id"},
 		{Name: "study_standing", Kind: Local, Key: []string{"study_id"}, Study: "study_id"},
-		{Name: "task_horizon", Kind: Local, Key: []string{"bucket", "study_id"}, Study: "study_id"},
+		{Name: "task_horizon", Kind: Local, Key: []string{"bucket", "study_id"}, Study: "study_id", PerBucket: true},
 	}
 }

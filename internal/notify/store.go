@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,7 +57,6 @@ func sentMicros(at time.Time) int64 {
 
 // Add writes a new delivery. Where the participant has one for the purpose already, that one is returned, and fresh is false.
 func (s *Store) Add(ctx context.Context, d Delivery) (kept Delivery, fresh bool, err error) {
-	shard := s.Shards.For(d.Participant)
 	err = s.Shards.Write(ctx, db.Claim{Study: d.Study, Participant: d.Participant}, func(tx *gorm.DB) error {
 		return db.Insert(tx, "message", deliveryColumns, [][]any{{d.ID, d.Study, d.Participant, d.Purpose, string(d.Channel), d.Template, d.Language, d.Sealed, string(d.State),
 			d.Provider, d.Reference, d.Code, d.Attempts, sentMicros(d.SentAt), db.Micros(d.NextAt), db.Micros(d.CreatedAt), db.Micros(d.UpdatedAt)}})
@@ -68,7 +68,7 @@ func (s *Store) Add(ctx context.Context, d Delivery) (kept Delivery, fresh bool,
 		return Delivery{}, false, db.Error("message", err)
 	}
 	var row deliveryRow
-	err = shard.Read(ctx).Table("message").Select(deliveryColumns).Where("participant_id = ? AND purpose = ?", d.Participant, d.Purpose).Take(&row).Error
+	err = s.Shards.Home(d.Participant).Read(ctx).Table("message").Select(deliveryColumns).Where("participant_id = ? AND purpose = ?", d.Participant, d.Purpose).Take(&row).Error
 	return row.delivery(), false, db.Error("message", err)
 }
 
@@ -92,15 +92,22 @@ func (s *Store) Due(ctx context.Context, shard *db.DB, now, until time.Time, lim
 	var rows []deliveryRow
 	err := shard.Tx(ctx, func(tx *gorm.DB) error {
 		rows = nil
-		err := db.SkipLocked(tx).Table("message").Select(deliveryColumns).
-			Where("state IN ? AND next_at <= ?", []string{string(Waiting), string(Sending), string(Unknown), string(Accepted)}, db.Micros(now)).
-			Order("next_at").Limit(limit).Find(&rows).Error
+		visit, err := shard.AskAll(tx)
+		if err != nil {
+			return err
+		}
+		due := db.SkipLocked(tx).Table("message").Select(deliveryColumns).
+			Where("state IN ? AND next_at <= ?", []string{string(Waiting), string(Sending), string(Unknown), string(Accepted)}, db.Micros(now))
+		err = visit.ExceptOf(due, "message.participant_id").Order("next_at").Limit(limit).Find(&rows).Error
 		if err != nil || len(rows) == 0 {
 			return err
 		}
-		ids := make([]int64, len(rows))
+		ids, whose := make([]int64, len(rows)), make([]int64, len(rows))
 		for i := range rows {
-			ids[i] = rows[i].ID
+			ids[i], whose[i] = rows[i].ID, rows[i].ParticipantID
+		}
+		if err := visit.Note(tx, whose...); err != nil {
+			return err
 		}
 		return tx.Exec("UPDATE message SET next_at = ? WHERE id IN ?", db.Micros(until), ids).Error
 	})
@@ -115,7 +122,11 @@ func (s *Store) Due(ctx context.Context, shard *db.DB, now, until time.Time, lim
 func (s *Store) ByReceipt(ctx context.Context, r Receipt) (Delivery, error) {
 	var mu sync.Mutex
 	var found []deliveryRow
-	err := s.Shards.Each(ctx, func(ctx context.Context, shard *db.DB) error {
+	view, err := s.Shards.View(ctx)
+	if err != nil {
+		return Delivery{}, err
+	}
+	err = s.Shards.Each(ctx, func(ctx context.Context, shard *db.DB) error {
 		q := shard.Read(ctx).Table("message").Select(deliveryColumns)
 		switch {
 		case r.ID != 0:
@@ -126,9 +137,10 @@ func (s *Store) ByReceipt(ctx context.Context, r Receipt) (Delivery, error) {
 			return nil
 		}
 		var rows []deliveryRow
-		if err := q.Limit(1).Find(&rows).Error; err != nil {
+		if err := q.Limit(2).Find(&rows).Error; err != nil {
 			return db.Error("message", err)
 		}
+		rows = slices.DeleteFunc(rows, func(r deliveryRow) bool { return !view.Owns(shard, r.ParticipantID) })
 		mu.Lock()
 		found = append(found, rows...)
 		mu.Unlock()
@@ -145,7 +157,7 @@ func (s *Store) ByReceipt(ctx context.Context, r Receipt) (Delivery, error) {
 
 // Of returns up to limit deliveries of a participant with ids below before (0: all), youngest first.
 func (s *Store) Of(ctx context.Context, participant, before int64, limit int) ([]Delivery, error) {
-	q := s.Shards.For(participant).Read(ctx).Table("message").Select(deliveryColumns).Where("participant_id = ?", participant)
+	q := s.Shards.Home(participant).Read(ctx).Table("message").Select(deliveryColumns).Where("participant_id = ?", participant)
 	if before > 0 {
 		q = q.Where("id < ?", before)
 	}

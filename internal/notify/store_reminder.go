@@ -60,14 +60,37 @@ type Settled struct {
 }
 
 // Settle records what became of reminders and when their tasks, claimed with that lease, are looked at again, in one transaction. What
-// belongs to a study that takes nothing new any more is left out: nobody is reminded of it again.
+// belongs to a study that takes nothing new any more is left out: nobody is reminded of it again. What has left the shard is settled
+// where it is now.
 func (s *ReminderStore) Settle(ctx context.Context, shard *db.DB, reminded []Reminded, settled []Settled, lease time.Time) error {
-	var buckets []int
-	for _, s := range settled {
-		buckets = append(buckets, db.Bucket(s.Key.Participant))
+	err := s.settle(ctx, shard, reminded, settled, lease)
+	if !db.IsMoved(err) {
+		return err
+	}
+	told := make(map[int64][]Reminded)
+	for _, r := range reminded {
+		told[r.Participant] = append(told[r.Participant], r)
+	}
+	return db.Apart(ctx, s.Shards, settled, func(s Settled) int64 { return s.Key.Participant }, func(ctx context.Context, shard *db.DB, part []Settled) error {
+		var theirs []Reminded
+		seen := make(map[int64]bool)
+		for _, p := range part {
+			if !seen[p.Key.Participant] {
+				seen[p.Key.Participant] = true
+				theirs = append(theirs, told[p.Key.Participant]...)
+			}
+		}
+		return s.settle(ctx, shard, theirs, part, lease)
+	})
+}
+
+func (s *ReminderStore) settle(ctx context.Context, shard *db.DB, reminded []Reminded, settled []Settled, lease time.Time) error {
+	people := make([]int64, len(settled))
+	for i, s := range settled {
+		people[i] = s.Key.Participant
 	}
 	return db.Error("reminders", shard.Tx(ctx, func(tx *gorm.DB) error {
-		doors, err := shard.Ask(tx, buckets...)
+		doors, err := shard.AskOf(tx, people...)
 		if err != nil {
 			return err
 		}
@@ -98,7 +121,7 @@ func (s *ReminderStore) Of(ctx context.Context, key task.Key) ([]Reminded, error
 		StudyID, DecidedAt, MessageID int64
 		Rung, Channel, Outcome        string
 	}
-	err := s.Shards.For(key.Participant).Read(ctx).Table("reminder").Select("study_id", "decided_at", "message_id", "rung", "channel", "outcome").
+	err := s.Shards.Home(key.Participant).Read(ctx).Table("reminder").Select("study_id", "decided_at", "message_id", "rung", "channel", "outcome").
 		Where("participant_id = ? AND task_id = ?", key.Participant, key.Task).Order("rung, channel").Find(&rows).Error
 	out := make([]Reminded, len(rows))
 	for i, r := range rows {

@@ -155,9 +155,17 @@ func (s *Store) Existing(ctx context.Context, ids []int64) (map[int64]bool, erro
 func (s *Store) Page(ctx context.Context, study int64, sites []int64, after int64, limit int) ([]*Participant, error) {
 	var ids []int64
 	var mu sync.Mutex
-	err := s.Shards.Each(ctx, func(ctx context.Context, shard *db.DB) error {
+	view, err := s.Shards.View(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = s.Shards.Each(ctx, func(ctx context.Context, shard *db.DB) error {
+		own := view.Buckets(shard)
+		if len(own) == 0 {
+			return nil
+		}
 		var found []int64
-		q := shard.Read(ctx).Table("participant").Select("id").Where("study_id = ? AND id > ?", study, after)
+		q := shard.Read(ctx).Table("participant").Select("id").Where("study_id = ? AND id > ? AND bucket IN ?", study, after, own)
 		if sites != nil {
 			q = q.Where("site_id IN ?", sites)
 		}
@@ -193,13 +201,16 @@ func (s *Store) Enrol(ctx context.Context, newcomers []*Newcomer) map[int64]erro
 		parts[shard] = append(parts[shard], n)
 	}
 	var all errgroup.Group
-	for shard, part := range parts {
+	for _, part := range parts {
 		all.Go(func() error {
-			err := shard.Tx(ctx, func(tx *gorm.DB) error {
-				if err := admit(tx, shard, part); err != nil {
-					return err
-				}
-				return insert(tx, part)
+			// One shard's newcomers come together or not at all, unless the shard changes under them.
+			err := db.Apart(ctx, s.Shards, part, func(n *Newcomer) int64 { return n.ID }, func(ctx context.Context, shard *db.DB, part []*Newcomer) error {
+				return shard.Tx(ctx, func(tx *gorm.DB) error {
+					if err := admit(tx, shard, part); err != nil {
+						return err
+					}
+					return insert(tx, part)
+				})
 			})
 			if err == nil {
 				return nil
@@ -219,11 +230,11 @@ func (s *Store) Enrol(ctx context.Context, newcomers []*Newcomer) map[int64]erro
 
 // admit asks whether the studies of all newcomers take anybody on this shard.
 func admit(tx *gorm.DB, shard *db.DB, newcomers []*Newcomer) error {
-	buckets := make([]int, len(newcomers))
+	ids := make([]int64, len(newcomers))
 	for i, n := range newcomers {
-		buckets[i] = db.Bucket(n.ID)
+		ids[i] = n.ID
 	}
-	doors, err := shard.Ask(tx, buckets...)
+	doors, err := shard.AskOf(tx, ids...)
 	for _, n := range newcomers {
 		if err == nil {
 			err = doors.Admit(n.Study, db.Ordinary)
@@ -354,9 +365,13 @@ const maxIn = 512
 
 // byShard calls read for the ids of each shard, in parallel and in pieces.
 func (s *Store) byShard(ctx context.Context, ids []int64, read func(ctx context.Context, shard *db.DB, ids []int64) error) error {
+	view, err := s.Shards.View(ctx)
+	if err != nil {
+		return err
+	}
 	parts := make(map[*db.DB][]int64)
 	for _, id := range ids {
-		shard := s.Shards.For(id)
+		shard := view.For(id)
 		parts[shard] = append(parts[shard], id)
 	}
 	all, ctx := errgroup.WithContext(ctx)

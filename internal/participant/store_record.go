@@ -39,7 +39,7 @@ func (r recordVersionRow) record() SealedRecord {
 // Record returns the current version of a patient record; version 0 where nothing was written yet.
 func (s *Store) Record(ctx context.Context, participant int64) (SealedRecord, error) {
 	var rows []recordVersionRow
-	err := s.Shards.For(participant).Read(ctx).Table("record_version").Select(recordVersionColumns).Where("participant_id = ?", participant).
+	err := s.Shards.Home(participant).Read(ctx).Table("record_version").Select(recordVersionColumns).Where("participant_id = ?", participant).
 		Order("version DESC").Limit(1).Find(&rows).Error
 	if err != nil || len(rows) == 0 {
 		return SealedRecord{Participant: participant}, db.Error("record", err)
@@ -49,7 +49,7 @@ func (s *Store) Record(ctx context.Context, participant int64) (SealedRecord, er
 
 // RecordHistory returns up to limit versions below before (0: all), youngest first.
 func (s *Store) RecordHistory(ctx context.Context, participant, before int64, limit int) ([]SealedRecord, error) {
-	tx := s.Shards.For(participant).Read(ctx).Table("record_version").Select(recordVersionColumns).Where("participant_id = ?", participant)
+	tx := s.Shards.Home(participant).Read(ctx).Table("record_version").Select(recordVersionColumns).Where("participant_id = ?", participant)
 	if before > 0 {
 		tx = tx.Where("version < ?", before)
 	}

@@ -89,10 +89,8 @@ func (s *Service) Handle(ctx context.Context, batch []kafka.Message) error {
 	if err != nil {
 		return err
 	}
-	for _, part := range s.byShard(verdicts) {
-		if err := s.hand(ctx, part.lane, part.verdicts); err != nil {
-			return fmt.Errorf("shard %s: %w", part.shard.Name, err)
-		}
+	if err := s.place(ctx, verdicts); err != nil {
+		return err
 	}
 	for _, m := range marks {
 		if err := s.Barriers.Passed(ctx, m.lock, m.partition, s.Now()); err != nil {
@@ -127,6 +125,34 @@ func apart(batch []kafka.Message) (records []kafka.Message, marks []mark) {
 		return batch, nil
 	}
 	return records, marks
+}
+
+// place commits verdicts where their participants are; buckets may be on their way to another shard.
+func (s *Service) place(ctx context.Context, verdicts []verdict) error {
+	const rounds = 8 // each waits for what moves
+	var last error
+	for range rounds {
+		var again []verdict
+		for _, part := range s.byShard(verdicts) {
+			err := s.hand(ctx, part.lane, part.verdicts)
+			if err != nil && !db.IsMoved(err) {
+				return fmt.Errorf("shard %s: %w", part.shard.Name, err)
+			}
+			if err != nil {
+				again, last = append(again, part.verdicts...), fmt.Errorf("shard %s: %w", part.shard.Name, err)
+			}
+		}
+		if len(again) == 0 {
+			return nil
+		}
+		for i := range again {
+			if err := s.Shards.Await(ctx, again[i].record.Participant); err != nil {
+				return err
+			}
+		}
+		verdicts = again
+	}
+	return last
 }
 
 // judge decodes and checks every message. Its error is transient.

@@ -2,7 +2,6 @@ package processor
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"gorm.io/gorm"
@@ -17,7 +16,7 @@ import (
 func (s *Service) try(ctx context.Context, shard *db.DB, verdicts []verdict, look bool) (fate, error) {
 	var f fate
 	err := shard.Tx(ctx, func(tx *gorm.DB) error {
-		doors, err := shard.Ask(tx, buckets(verdicts)...)
+		doors, err := shard.AskOf(tx, whose(verdicts)...)
 		if err != nil {
 			return err
 		}
@@ -35,13 +34,11 @@ func (s *Service) try(ctx context.Context, shard *db.DB, verdicts []verdict, loo
 	return f, err
 }
 
-// buckets returns where the participants of verdicts are.
-func buckets(verdicts []verdict) []int {
-	out := make([]int, 0, 16)
+// whose returns whose records verdicts are about.
+func whose(verdicts []verdict) []int64 {
+	out := make([]int64, len(verdicts))
 	for i := range verdicts {
-		if b := db.Bucket(verdicts[i].record.Participant); !slices.Contains(out, b) {
-			out = append(out, b)
-		}
+		out[i] = verdicts[i].record.Participant
 	}
 	return out
 }

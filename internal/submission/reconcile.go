@@ -134,8 +134,12 @@ func (r *Reconciler) spools(ctx context.Context) error {
 
 func (r *Reconciler) count(ctx context.Context, chunk []logged) error {
 	byShard := make(map[*db.DB][]logged)
+	view, err := r.Shards.View(ctx)
+	if err != nil {
+		return err
+	}
 	for _, l := range chunk {
-		shard := r.Shards.For(l.record.Participant)
+		shard := view.For(l.record.Participant)
 		byShard[shard] = append(byShard[shard], l)
 	}
 	for shard, part := range byShard {

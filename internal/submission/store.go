@@ -232,7 +232,7 @@ func Receipts(tx *gorm.DB, ids []Identity) (map[Identity]Receipt, error) {
 // Receipt returns what became of a participant's submission, or that it waits in the spool. A submission that is only in
 // the log is not found here.
 func (s *Store) Receipt(ctx context.Context, participant int64, id uuid.UUID) (Receipt, error) {
-	tx := s.Shards.For(participant).Read(ctx)
+	tx := s.Shards.Home(participant).Read(ctx)
 	var row receiptRow
 	err := tx.Table("receipt").Select(receiptColumns).Where("participant_id = ? AND submission = ?", participant, id[:]).Take(&row).Error
 	if err == nil {
@@ -249,7 +249,7 @@ func (s *Store) Receipt(ctx context.Context, participant int64, id uuid.UUID) (R
 		return r, err
 	}
 	var waiting recordRow
-	err = s.Shards.For(participant).Read(ctx).Table("spool").Select(spoolColumns).
+	err = s.Shards.Home(participant).Read(ctx).Table("spool").Select(spoolColumns).
 		Where("participant_id = ? AND submission = ?", participant, id[:]).Order("id").Limit(1).Take(&waiting).Error
 	if err != nil {
 		return Receipt{}, db.Error("submission", err)
@@ -278,7 +278,7 @@ func (s *Store) lateReceipt(tx *gorm.DB, participant int64, id uuid.UUID) (Recei
 
 func (s *Store) findings(ctx context.Context, r Receipt) ([]errs.Finding, error) {
 	var row struct{ Findings []byte }
-	err := s.Shards.For(r.Participant).Read(ctx).Table("quarantine").Select("findings").Where("id = ?", r.ID).Take(&row).Error
+	err := s.Shards.Home(r.Participant).Read(ctx).Table("quarantine").Select("findings").Where("id = ?", r.ID).Take(&row).Error
 	if err != nil {
 		return nil, db.Error("quarantine", err)
 	}
@@ -300,18 +300,18 @@ type Filter struct {
 // Responses lists stored responses without their bodies, newest first, merged over the shards.
 func (s *Store) Responses(ctx context.Context, f Filter) ([]Response, error) {
 	columns := without(responseColumns, "sealed")
-	return list(ctx, s.Shards, f, "response", columns, responseRow.response, func(r Response) int64 { return r.ID })
+	return list(ctx, s.Shards, f, "response", columns, responseRow.response, func(r Response) int64 { return r.ID }, func(r Response) int64 { return r.Participant })
 }
 
 // Response returns one stored response with its sealed body.
 func (s *Store) Response(ctx context.Context, id int64) (Response, error) {
-	return find(ctx, s.Shards, "response", responseColumns, id, responseRow.response)
+	return find(ctx, s.Shards, "response", responseColumns, id, responseRow.response, func(r Response) int64 { return r.Participant })
 }
 
 // Quarantined lists what waits for a person, without bodies, newest first, merged over the shards.
 func (s *Store) Quarantined(ctx context.Context, f Filter) ([]Quarantine, error) {
 	columns := without(quarantineColumns, "sealed")
-	return list(ctx, s.Shards, f, "quarantine", columns, quarantineRow.quarantine, func(q Quarantine) int64 { return q.ID })
+	return list(ctx, s.Shards, f, "quarantine", columns, quarantineRow.quarantine, func(q Quarantine) int64 { return q.ID }, func(q Quarantine) int64 { return q.Participant })
 }
 
 // ConflictKept reports whether this very body is already kept aside as a conflict, read in tx.

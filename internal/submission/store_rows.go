@@ -87,28 +87,40 @@ func (r quarantineRow) quarantine() (Quarantine, error) {
 func uuidOf(b []byte) (id uuid.UUID) { copy(id[:], b); return id }
 
 // list reads one page of a table from every shard that can hold it and merges the pages by id, newest first.
-func list[R, T any](ctx context.Context, shards *db.Shards, f Filter, table string, columns []string, value func(R) (T, error), id func(T) int64) ([]T, error) {
+func list[R, T any](ctx context.Context, shards *db.Shards, f Filter, table string, columns []string, value func(R) (T, error), id, participant func(T) int64) ([]T, error) {
+	view, err := shards.View(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var mu sync.Mutex
 	var all []T
 	read := func(ctx context.Context, shard *db.DB) error {
-		var rows []R
-		if err := narrow(shard.Read(ctx).Table(table).Select(columns), f).Order("id DESC").Limit(f.Limit).Find(&rows).Error; err != nil {
-			return db.Error(table, err)
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		for _, row := range rows {
-			v, err := value(row)
-			if err != nil {
-				return err
+		for page, kept := f, 0; ; {
+			var rows []R
+			if err := narrow(shard.Read(ctx).Table(table).Select(columns), page).Order("id DESC").Limit(f.Limit).Find(&rows).Error; err != nil {
+				return db.Error(table, err)
 			}
-			all = append(all, v)
+			mu.Lock()
+			for _, row := range rows {
+				v, err := value(row)
+				if err != nil {
+					mu.Unlock()
+					return err
+				}
+				page.Before = id(v)
+				if view.Owns(shard, participant(v)) {
+					all = append(all, v)
+					kept++
+				}
+			}
+			mu.Unlock()
+			if len(rows) < f.Limit || kept >= f.Limit {
+				return nil
+			}
 		}
-		return nil
 	}
-	var err error
 	if f.Participant != 0 {
-		err = read(ctx, shards.For(f.Participant))
+		err = read(ctx, view.For(f.Participant))
 	} else {
 		err = shards.Each(ctx, read)
 	}
@@ -143,11 +155,15 @@ func narrow(tx *gorm.DB, f Filter) *gorm.DB {
 }
 
 // find looks for one row by id on every shard: an id does not say where it lives.
-func find[R, T any](ctx context.Context, shards *db.Shards, table string, columns []string, id int64, value func(R) (T, error)) (T, error) {
+func find[R, T any](ctx context.Context, shards *db.Shards, table string, columns []string, id int64, value func(R) (T, error), participant func(T) int64) (T, error) {
 	var mu sync.Mutex
 	var found T
 	known := false
-	err := shards.Each(ctx, func(ctx context.Context, shard *db.DB) error {
+	view, err := shards.View(ctx)
+	if err != nil {
+		return found, err
+	}
+	err = shards.Each(ctx, func(ctx context.Context, shard *db.DB) error {
 		var rows []R
 		if err := shard.Read(ctx).Table(table).Select(columns).Where("id = ?", id).Limit(1).Find(&rows).Error; err != nil || len(rows) == 0 {
 			return db.Error(table, err)
@@ -155,6 +171,9 @@ func find[R, T any](ctx context.Context, shards *db.Shards, table string, column
 		v, err := value(rows[0])
 		mu.Lock()
 		defer mu.Unlock()
+		if err == nil && !view.Owns(shard, participant(v)) {
+			return nil // a copy
+		}
 		found, known = v, true
 		return err
 	})

@@ -44,6 +44,15 @@ func NewSpool(shards *db.Shards) *Spool {
 // Add returns nil when the record is committed on its participant's shard; the relay hands it to the log later. A study that takes
 // nothing new is refused (see db.IsClosed); other errors are errs.Unavailable: the record may be committed or not. The wait ends with ctx. Safe for concurrent use.
 func (s *Spool) Add(ctx context.Context, r *Record) error {
+	for {
+		err := s.add(ctx, r)
+		if !db.IsMoved(err) || s.shards.Await(ctx, r.Participant) != nil {
+			return err
+		}
+	}
+}
+
+func (s *Spool) add(ctx context.Context, r *Record) error {
 	w := &spooling{record: r, outcome: make(chan error, 1)}
 	select {
 	case s.lanes[s.shards.Index(r.Participant)] <- w:
@@ -108,11 +117,11 @@ func (s *Spool) write(ctx context.Context, shard *db.DB, lane <-chan *spooling, 
 
 // spool writes a batch, without the records of studies that take nothing new.
 func spool(tx *gorm.DB, shard *db.DB, batch []*spooling, refused []error) error {
-	buckets := make([]int, len(batch))
+	people := make([]int64, len(batch))
 	for i, w := range batch {
-		buckets[i] = db.Bucket(w.record.Participant)
+		people[i] = w.record.Participant
 	}
-	doors, err := shard.Ask(tx, buckets...)
+	doors, err := shard.AskOf(tx, people...)
 	if err != nil {
 		return err
 	}

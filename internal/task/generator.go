@@ -171,7 +171,7 @@ func (p *pass) wishes(ctx context.Context, studies []int64) (Work, error) {
 		batch := wishes[:n]
 		wishes = wishes[n:]
 		plan, known := p.plans[batch[0].Study]
-		if !known {
+		if !known || !p.here(batch[0].Bucket) {
 			continue
 		}
 		mine, failed := p.hold(ctx, batch[0].Bucket)
@@ -190,9 +190,20 @@ func (p *pass) wishes(ctx context.Context, studies []int64) (Work, error) {
 		first := &Horizon{batch[0].Bucket, batch[0].Study, plan.Mark(), now.Add(p.config.Horizon)}
 		done, failed := p.issue(ctx, plan, batch[0].Study, batch[0].Bucket, people, time.Time{}, issue{at: now, wishes: batch, first: first})
 		total.add(done)
-		err = failed
+		err = stayed(failed)
 	}
 	return total, err
+}
+
+// here reports whether a bucket is on the shard; what there is of others is a copy.
+func (p *pass) here(bucket int) bool { return p.Store.Shards.ForBucket(bucket) == p.shard }
+
+// stayed is an error but for that of a bucket that has moved: there it goes on with the next pass.
+func stayed(err error) error {
+	if db.IsMoved(err) {
+		return nil
+	}
+	return err
 }
 
 func (p *pass) instant() time.Time { return p.Now().UTC().Truncate(time.Microsecond) }
@@ -214,6 +225,9 @@ func (p *pass) horizons(ctx context.Context, studies []int64) (Work, error) {
 			if ctx.Err() != nil {
 				break
 			}
+			if !p.here(h.Bucket) {
+				continue
+			}
 			mine, err := p.hold(ctx, h.Bucket)
 			if err != nil {
 				return total, err
@@ -223,7 +237,7 @@ func (p *pass) horizons(ctx context.Context, studies []int64) (Work, error) {
 			}
 			done, err := p.bucket(ctx, plan, mark, h)
 			total.add(done)
-			if err != nil {
+			if err := stayed(err); err != nil {
 				return total, err
 			}
 		}

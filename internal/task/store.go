@@ -89,7 +89,7 @@ func (s *Store) Done(ctx context.Context, participant int64, ids []int64) (map[i
 	done := make(map[int64]Done)
 	for chunk := range slices.Chunk(ids, 500) {
 		var rows []doneRow
-		err := s.Shards.For(participant).Read(ctx).Raw("SELECT task_id, submission, late, captured_at, received_at, 0 AS excused FROM task_completion WHERE participant_id = ? AND task_id IN ? "+
+		err := s.Shards.Home(participant).Read(ctx).Raw("SELECT task_id, submission, late, captured_at, received_at, 0 AS excused FROM task_completion WHERE participant_id = ? AND task_id IN ? "+
 			"UNION ALL SELECT id, NULL, 0, 0, 0, 1 FROM task WHERE participant_id = ? AND id IN ? AND state = ?", participant, chunk, participant, chunk, rowExcused).Scan(&rows).Error
 		if err != nil {
 			return nil, db.Error("tasks", err)

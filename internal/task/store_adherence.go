@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"gorm.io/gorm"
@@ -54,11 +55,19 @@ func (s *Store) Adherence(ctx context.Context, q Query) ([]Adherence, error) {
 		where += " AND p.site_id IN ?"
 		args = append(args, q.Sites)
 	}
-	statement := "SELECT " + columns + counts + from + where + " GROUP BY " + columns + " ORDER BY " + columns
+	statement := "SELECT " + columns + counts + from + where + " AND t.bucket IN ? GROUP BY " + columns + " ORDER BY " + columns
+	view, err := s.Shards.View(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var out []Adherence
 	for _, shard := range s.Shards.All() {
+		own := view.Buckets(shard)
+		if len(own) == 0 {
+			continue
+		}
 		var rows []adherenceRow
-		if err := shard.Read(ctx).Raw(statement, args...).Scan(&rows).Error; err != nil {
+		if err := shard.Read(ctx).Raw(statement, append(slices.Clone(args), own)...).Scan(&rows).Error; err != nil {
 			return nil, db.Error("tasks", err)
 		}
 		for _, r := range rows {

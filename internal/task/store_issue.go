@@ -153,7 +153,7 @@ type issue struct {
 // in one transaction.
 func (s *Store) issue(ctx context.Context, shard *db.DB, study int64, bucket int, participants []int64, from time.Time, decide func(rows map[int64]map[int64]Issued) *issue) error {
 	return db.Error("tasks", shard.Tx(ctx, func(tx *gorm.DB) error {
-		doors, err := shard.Ask(tx, bucket)
+		doors, err := shard.AskWho(tx, bucket, func() ([]int64, error) { return participants, nil })
 		if err != nil {
 			return err
 		}
@@ -248,13 +248,20 @@ func (s *Store) Remindable(ctx context.Context, shard *db.DB, now, lease time.Ti
 	err := shard.Tx(ctx, func(tx *gorm.DB) error {
 		out = nil
 		var rows []issuedRow
-		due := db.SkipLocked(tx.Table("task")).Select(issuedSelect).Where("remind_at > 0 AND remind_at <= ?", db.Micros(now)).Order("remind_at").Limit(limit)
-		if err := due.Find(&rows).Error; err != nil {
+		visit, err := shard.AskAll(tx)
+		if err != nil {
 			return err
 		}
-		keys := make([]Key, len(rows))
+		due := db.SkipLocked(tx.Table("task")).Select(issuedSelect).Where("remind_at > 0 AND remind_at <= ?", db.Micros(now))
+		if err := visit.Except(due).Order("remind_at").Limit(limit).Find(&rows).Error; err != nil {
+			return err
+		}
+		keys, whose := make([]Key, len(rows)), make([]int64, len(rows))
 		for i := range rows {
-			keys[i] = Key{rows[i].ParticipantID, rows[i].ID}
+			keys[i], whose[i] = Key{rows[i].ParticipantID, rows[i].ID}, rows[i].ParticipantID
+		}
+		if err := visit.Note(tx, whose...); err != nil {
+			return err
 		}
 		done, err := DoneFor(tx, keys)
 		if err != nil {
@@ -297,7 +304,7 @@ func Remind(tx *gorm.DB, key Key, lease, next time.Time) error {
 // Unanswered reports whether a task is still waited for at an instant: issued, not completed, not over.
 func (s *Store) Unanswered(ctx context.Context, key Key, now time.Time) (bool, error) {
 	var rows []struct{ Waiting int }
-	err := s.Shards.For(key.Participant).Read(ctx).Raw("SELECT 1 AS waiting FROM task t WHERE t.participant_id = ? AND t.id = ? AND t.state = ? AND t.grace_until >= ? "+
+	err := s.Shards.Home(key.Participant).Read(ctx).Raw("SELECT 1 AS waiting FROM task t WHERE t.participant_id = ? AND t.id = ? AND t.state = ? AND t.grace_until >= ? "+
 		"AND NOT EXISTS (SELECT 1 FROM task_completion c WHERE c.participant_id = t.participant_id AND c.task_id = t.id)", key.Participant, key.Task, rowIssued, db.Micros(now)).Scan(&rows).Error
 	return len(rows) > 0, db.Error("task", err)
 }

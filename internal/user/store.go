@@ -107,7 +107,8 @@ func (s *Store) StaffSignedIn(ctx context.Context, session Session, step int64, 
 
 // StaffFailed counts a failed sign-in.
 func (s *Store) StaffFailed(ctx context.Context, id int64, count func(Attempts) Attempts, entry audit.Entry) error {
-	return s.failed(ctx, s.Meta, "staff_user", "id", id, count, entry)
+	err := s.Meta.Tx(ctx, func(tx *gorm.DB) error { return failed(tx, "staff_user", "id", id, count, entry) })
+	return db.Error("account", err)
 }
 
 // Refused records a sign-in that no account could be found for.
@@ -115,27 +116,19 @@ func (s *Store) Refused(ctx context.Context, entry audit.Entry) error {
 	return db.Error("audit trail", s.Meta.Tx(ctx, func(tx *gorm.DB) error { return audit.Append(tx, entry) }))
 }
 
-func (s *Store) failed(ctx context.Context, d *db.DB, table, key string, id int64, count func(Attempts) Attempts, entry audit.Entry) error {
-	err := d.Tx(ctx, func(tx *gorm.DB) error {
-		if d != s.Meta {
-			if err := d.Admit(tx, db.Claim{Participant: id}); err != nil {
-				return err
-			}
-		}
-		var row struct {
-			Failed      int
-			LockedUntil int64
-		}
-		err := db.ForUpdate(tx).Table(table).Select("failed", "locked_until").Where(key+" = ?", id).Take(&row).Error
-		if err != nil {
-			return err
-		}
-		next := count(Attempts{Failed: row.Failed, LockedUntil: db.Time(row.LockedUntil)})
-		err = tx.Exec("UPDATE "+table+" SET failed = ?, locked_until = ? WHERE "+key+" = ?", next.Failed, db.Micros(next.LockedUntil), id).Error
-		if err != nil {
-			return err
-		}
-		return audit.Append(tx, entry)
-	})
-	return db.Error("account", err)
+func failed(tx *gorm.DB, table, key string, id int64, count func(Attempts) Attempts, entry audit.Entry) error {
+	var row struct {
+		Failed      int
+		LockedUntil int64
+	}
+	err := db.ForUpdate(tx).Table(table).Select("failed", "locked_until").Where(key+" = ?", id).Take(&row).Error
+	if err != nil {
+		return err
+	}
+	next := count(Attempts{Failed: row.Failed, LockedUntil: db.Time(row.LockedUntil)})
+	err = tx.Exec("UPDATE "+table+" SET failed = ?, locked_until = ? WHERE "+key+" = ?", next.Failed, db.Micros(next.LockedUntil), id).Error
+	if err != nil {
+		return err
+	}
+	return audit.Append(tx, entry)
 }

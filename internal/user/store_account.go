@@ -72,15 +72,15 @@ func RenewActivation(tx *gorm.DB, participant int64, hash [32]byte) error {
 
 // AccountByActivation returns the open account whose activation code was not used yet, or errs.NotFound.
 func (s *Store) AccountByActivation(ctx context.Context, bucket int, hash [32]byte) (Account, error) {
-	return s.accountBy(ctx, s.Shards.ForBucket(bucket), "activation_hash = ?", hash[:])
+	return s.accountBy(ctx, s.Shards.HomeOf(bucket), "activation_hash = ?", hash[:])
 }
 
 // Account returns a participant's account, or errs.NotFound.
 func (s *Store) Account(ctx context.Context, participant int64) (Account, error) {
-	return s.accountBy(ctx, s.Shards.For(participant), "participant_id = ?", participant)
+	return s.accountBy(ctx, s.Shards.Home(participant), "participant_id = ?", participant)
 }
 
-func (s *Store) accountBy(ctx context.Context, d *db.DB, where string, value any) (Account, error) {
+func (s *Store) accountBy(ctx context.Context, d db.Home, where string, value any) (Account, error) {
 	var row accountRow
 	err := d.Read(ctx).Table("participant_account").Select(accountColumns).Where(where, value).Take(&row).Error
 	if err != nil {
@@ -128,5 +128,8 @@ func (s *Store) ParticipantSignedIn(ctx context.Context, session Session, entry 
 
 // ParticipantFailed counts a failed sign-in.
 func (s *Store) ParticipantFailed(ctx context.Context, participant int64, count func(Attempts) Attempts, entry audit.Entry) error {
-	return s.failed(ctx, s.Shards.For(participant), "participant_account", "participant_id", participant, count, entry)
+	err := s.Shards.Write(ctx, db.Claim{Participant: participant}, func(tx *gorm.DB) error {
+		return failed(tx, "participant_account", "participant_id", participant, count, entry)
+	})
+	return db.Error("account", err)
 }

@@ -17,11 +17,25 @@ type Place struct {
 	Bucket int
 }
 
-func (s *Store) at(p Place) (*db.DB, string) {
+func (s *Store) read(ctx context.Context, p Place) *gorm.DB {
 	if p.Kind == auth.KindStaff {
-		return s.Meta, sessionTable(p.Kind)
+		return s.Meta.Read(ctx).Table(sessionTable(p.Kind))
 	}
-	return s.Shards.ForBucket(p.Bucket), sessionTable(p.Kind)
+	return s.Shards.HomeOf(p.Bucket).Read(ctx).Table(sessionTable(p.Kind))
+}
+
+// change runs fn in a transaction of the place of a session, where the study of a participant's session takes changes; staff sessions
+// belong to none.
+func (s *Store) change(ctx context.Context, p Place, session int64, fn func(tx *gorm.DB, table string) error) error {
+	if p.Kind == auth.KindStaff {
+		return s.Meta.Tx(ctx, func(tx *gorm.DB) error { return fn(tx, sessionTable(p.Kind)) })
+	}
+	return s.Shards.Tx(ctx, p.Bucket, func(shard *db.DB, tx *gorm.DB) error {
+		if err := admit(tx, shard, p, session); err != nil {
+			return err
+		}
+		return fn(tx, sessionTable(p.Kind))
+	})
 }
 
 func sessionTable(k auth.Kind) string {
@@ -59,9 +73,8 @@ func openSession(tx *gorm.DB, session Session, entries ...audit.Entry) error {
 
 // Session returns a session that was not ended, or errs.NotFound. It may be past its ExpiresAt.
 func (s *Store) Session(ctx context.Context, place Place, id int64) (Session, error) {
-	d, table := s.at(place)
 	var row sessionRow
-	if err := d.Read(ctx).Table(table).Select(sessionColumns).Where("id = ?", id).Take(&row).Error; err != nil {
+	if err := s.read(ctx, place).Select(sessionColumns).Where("id = ?", id).Take(&row).Error; err != nil {
 		return Session{}, db.Error("session", err)
 	}
 	out := Session{ID: row.ID, Kind: place.Kind, Account: row.AccountID, Study: row.StudyID,
@@ -71,12 +84,11 @@ func (s *Store) Session(ctx context.Context, place Place, id int64) (Session, er
 	return out, nil
 }
 
-// admit asks whether the study of a participant's session takes changes; staff sessions belong to none.
-func (s *Store) admit(tx *gorm.DB, d *db.DB, place Place, session int64) error {
-	if place.Kind == auth.KindStaff {
-		return nil
-	}
-	doors, err := d.Ask(tx, place.Bucket)
+func admit(tx *gorm.DB, shard *db.DB, place Place, session int64) error {
+	doors, err := shard.AskWho(tx, place.Bucket, func() (whose []int64, err error) {
+		err = tx.Table(sessionTable(place.Kind)).Where("id = ?", session).Pluck("account_id", &whose).Error
+		return whose, err
+	})
 	if err != nil || doors.AllOpen() {
 		return err
 	}
@@ -89,12 +101,8 @@ func (s *Store) admit(tx *gorm.DB, d *db.DB, place Place, session int64) error {
 
 // Rotate replaces the current hash of a session; false means that another caller was faster or the session has ended.
 func (s *Store) Rotate(ctx context.Context, place Place, id int64, from, to [32]byte, expires time.Time) (bool, error) {
-	d, table := s.at(place)
 	var rows int64
-	err := d.Tx(ctx, func(tx *gorm.DB) error {
-		if err := s.admit(tx, d, place, id); err != nil {
-			return err
-		}
+	err := s.change(ctx, place, id, func(tx *gorm.DB, table string) error {
 		done := tx.Exec("UPDATE "+table+" SET current_hash = ?, expires_at = ? WHERE id = ? AND current_hash = ?",
 			to[:], db.Micros(expires), id, from[:])
 		rows = done.RowsAffected
@@ -105,11 +113,7 @@ func (s *Store) Rotate(ctx context.Context, place Place, id int64, from, to [32]
 
 // EndSession deletes a session and records why; one that is gone already is no error and leaves no record.
 func (s *Store) EndSession(ctx context.Context, place Place, id int64, entry audit.Entry) error {
-	d, table := s.at(place)
-	err := d.Tx(ctx, func(tx *gorm.DB) error {
-		if err := s.admit(tx, d, place, id); err != nil {
-			return err
-		}
+	err := s.change(ctx, place, id, func(tx *gorm.DB, table string) error {
 		done := tx.Exec("DELETE FROM "+table+" WHERE id = ?", id)
 		if done.Error != nil || done.RowsAffected == 0 {
 			return done.Error
