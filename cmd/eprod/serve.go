@@ -80,6 +80,7 @@ func (s *server) parts() []part {
 		{"study locks", []string{roleProcessor}, stageIntake, s.locker.Run},
 		{"messages on request", both, stageRelay, s.messages.Run},
 		{"outbox relay", []string{roleProcessor}, stageRelay, s.relays.Run},
+		{"demonstration", api, stageIntake, s.demonstrate},
 		{"spool", api, stageRelay, s.spool.Run},
 		{"shared receipts", api, stageRelay, s.memory.Run},
 		{"producer", both, stageProduce, s.producer.Run},
