@@ -25,6 +25,7 @@ import (
 type app struct {
 	*stores
 	metrics      *telemetry.Metrics
+	tracing      *telemetry.Tracing
 	ids          idgen.Generator
 	endIDs       func() error // gives the worker number back; ids are refused from then on
 	redisStore   *cache.Redis
@@ -50,6 +51,9 @@ type app struct {
 // newApp wires the contexts. It takes a worker number for ids; close gives it back.
 func newApp(ctx context.Context, s *stores) (*app, error) {
 	a := &app{stores: s, metrics: telemetry.NewMetrics(), engine: task.NewEngine(), submissions: &submission.Store{Shards: s.shards}}
+	if err := a.openTracing(ctx); err != nil {
+		return nil, err
+	}
 	if err := a.openIDs(ctx); err != nil {
 		return nil, err
 	}

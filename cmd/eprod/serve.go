@@ -24,6 +24,7 @@ import (
 	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/submission"
 	"github.com/eprod/eprod/internal/telemetry"
+	"github.com/eprod/eprod/internal/trace"
 	"github.com/eprod/eprod/internal/web"
 )
 
@@ -85,6 +86,7 @@ func (s *server) parts() []part {
 		{"shared receipts", api, stageRelay, s.memory.Run},
 		{"producer", both, stageProduce, s.producer.Run},
 		{"metrics of the stores", both, stageProduce, s.sampler.Run},
+		{"traces", both, stageStores, s.tracing.Run},
 		{"embedded stores", both, stageStores, s.embeddedStores},
 		{"operators' listener", both, stageStores, s.ops.Run},
 	}
@@ -146,7 +148,7 @@ func runServer(ctx context.Context, a *app, out io.Writer) error {
 		return err
 	}
 	s.log.InfoContext(ctx, "ready", "role", s.config.Role, "stores", s.config.stores(), "api", s.apiAddress(), "ops", "http://"+s.ops.Addr(), "version", version())
-	err = runParts(ctx, s.log, s.config.Role, s.parts())
+	err = runParts(trace.With(ctx, s.tracing.Tracer), s.log, s.config.Role, s.parts())
 	s.log.InfoContext(context.WithoutCancel(ctx), "stopped")
 	return err
 }
@@ -162,7 +164,7 @@ func (s *server) apiAddress() string {
 func (s *server) build(ctx context.Context) error {
 	c := s.config
 	var err error
-	s.web, err = web.New(c.HTTP, web.Deps{Log: s.log, Metrics: s.metrics.HTTP, Version: version()})
+	s.web, err = web.New(c.HTTP, web.Deps{Log: s.log, Metrics: s.metrics.HTTP, Version: version(), Tracer: s.tracing.Tracer})
 	if err != nil {
 		return err
 	}

@@ -24,14 +24,23 @@ import (
 // TelemetryConfig says what operators are shown beyond the log.
 type TelemetryConfig struct {
 	Sample telemetry.SampleConfig `koanf:"sample"`
+	Traces TraceSettings          `koanf:"traces"`
+}
+
+// TraceSettings are those of traces, with their secret.
+type TraceSettings struct {
+	telemetry.TraceConfig `koanf:",squash"`
+	Authorization         Secret `koanf:"authorization"`
 }
 
 func defaultTelemetry() TelemetryConfig {
-	return TelemetryConfig{Sample: telemetry.DefaultSampleConfig()}
+	return TelemetryConfig{Sample: telemetry.DefaultSampleConfig(), Traces: TraceSettings{TraceConfig: telemetry.DefaultTraceConfig()}}
 }
 
 // Validate returns every problem at once, each as "key: value: what would be right".
-func (c TelemetryConfig) Validate() error { return beneath("sample", c.Sample.Validate()) }
+func (c TelemetryConfig) Validate() error {
+	return errors.Join(beneath("sample", c.Sample.Validate()), beneath("traces", c.Traces.Validate()))
+}
 
 // beneath puts a section's name before each problem.
 func beneath(section string, err error) error {
@@ -47,6 +56,17 @@ func beneath(section string, err error) error {
 
 // service is what log lines and traces call this process.
 func service() telemetry.Service { return telemetry.Service{Version: release(), Node: processName()} }
+
+// openTracing makes what follows requests; nothing where no collector is named.
+func (a *app) openTracing(ctx context.Context) error {
+	c, headers := a.config.Telemetry.Traces, map[string]string{}
+	if c.Authorization != "" {
+		headers["Authorization"] = string(c.Authorization)
+	}
+	var err error
+	a.tracing, err = telemetry.NewTracing(ctx, c.TraceConfig, headers, service(), a.metrics.Spans, a.log)
+	return err
+}
 
 // accepted is the group that stores what was acknowledged.
 var accepted = kafka.Group{Name: processorGroup, Topic: submission.Topic}

@@ -21,6 +21,7 @@ import (
 	"gorm.io/gorm/clause"
 
 	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Dialect is the kind of SQL that a database speaks.
@@ -83,6 +84,7 @@ type DB struct {
 	gorm    *gorm.DB
 	pool    *sql.DB
 	config  Config
+	span    string                    // name of its transactions' spans
 	writer  chan struct{}             // SQLite only: one writer at a time, first come first served, instead of polling for the file's lock
 	patient driver.Connector          // MySQL only: waits for replies as long as a migration may take
 	studies atomic.Pointer[standings] // what is known of this shard's studies
@@ -107,7 +109,7 @@ func open(name string, dialect Dialect, dialector gorm.Dialector, config Config,
 	pool.SetMaxOpenConns(config.MaxOpen)
 	pool.SetMaxIdleConns(config.MaxIdle)
 	pool.SetConnMaxLifetime(config.ConnLifetime)
-	d := &DB{Name: name, Dialect: dialect, gorm: g, pool: pool, config: config}
+	d := &DB{Name: name, Dialect: dialect, gorm: g, pool: pool, config: config, span: "transaction " + name}
 	if dialect == SQLite {
 		d.writer = make(chan struct{}, 1)
 	}
@@ -135,6 +137,21 @@ func (d *DB) Read(ctx context.Context) *gorm.DB {
 // and errs work on it; connection failures are errs.Unavailable, and so is a commit without a reply. Fn must not call Tx of
 // the same database: on SQLite it would wait for itself.
 func (d *DB) Tx(ctx context.Context, fn func(tx *gorm.DB) error) error {
+	ctx, span := trace.Start(ctx, d.span, trace.Client)
+	if !span.On() {
+		return d.run(ctx, fn)
+	}
+	span.Set(trace.String("db.system.name", string(d.Dialect)), trace.String("db.namespace", d.Name))
+	err := d.run(ctx, fn)
+	if IsDuplicate(err) { // an answer, not a failure
+		span.End(nil)
+	} else {
+		span.End(err)
+	}
+	return err
+}
+
+func (d *DB) run(ctx context.Context, fn func(tx *gorm.DB) error) error {
 	ctx, cancel := context.WithTimeout(ctx, d.config.TxTimeout)
 	defer cancel()
 	if d.writer != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/submission"
 	"github.com/eprod/eprod/internal/task"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Catalog knows what studies ask for. Its answers come from memory once warm, and survive the metadata database for a
@@ -267,7 +268,11 @@ func (s *Service) keep(ctx context.Context, r *submission.Record) (submission.Re
 		}
 		spooling, cancel := context.WithTimeout(ctx, s.spoolWait(ctx))
 		defer cancel()
-		if spoolErr := s.Spool.Add(spooling, r); spoolErr != nil {
+		spooling, span := trace.Start(spooling, "spool", trace.Internal)
+		r.Trace = trace.Header(spooling)
+		spoolErr := s.Spool.Add(spooling, r)
+		span.End(spoolErr)
+		if spoolErr != nil {
 			s.Logger.ErrorContext(ctx, "neither log nor spool took a submission", "submission.id", r.ID, "error", errors.Join(err, spoolErr))
 			return submission.Receipt{}, errs.Away("storage for submissions", errors.Join(err, spoolErr))
 		}

@@ -186,7 +186,7 @@ func (g *group) handle(session sarama.ConsumerGroupSession, claim sarama.Consume
 	topic, partition, next := out[0].Topic, claim.Partition(), out[len(out)-1].Offset+1
 	for wait := g.config.RetryMin; session.Context().Err() == nil; wait = min(2*wait, g.config.RetryMax) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(session.Context()), g.config.HandlerTimeout)
-		err := g.handler(ctx, out)
+		err := g.followed(ctx, out)
 		cancel()
 		done := out[0].Offset
 		if err == nil {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Header is one header of a record.
@@ -26,6 +28,16 @@ type Message struct {
 	Headers   []Header
 	Value     []byte
 	Time      time.Time
+}
+
+// Traceparent returns the record's place in a trace, or "".
+func (m *Message) Traceparent() string {
+	for _, h := range m.Headers {
+		if h.Key == trace.HeaderName && len(h.Value) == trace.HeaderLength {
+			return string(h.Value)
+		}
+	}
+	return ""
 }
 
 // Dial opens a connection; nil means TCP. The embedded broker has one that opens no port.

@@ -14,6 +14,7 @@ import (
 	"github.com/eapache/go-resiliency/breaker"
 
 	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 const (
@@ -61,9 +62,20 @@ func NewProducer(config Config, dial Dial, log *slog.Logger) *Producer {
 // latest. Value and headers must not be changed afterwards, whatever the outcome: a record whose sender has left may still
 // be under way. Safe for any number of callers.
 func (p *Producer) Send(ctx context.Context, m Message) error {
+	if !trace.On(ctx) {
+		return p.send(ctx, &m)
+	}
+	ctx, span := trace.Start(ctx, "send "+m.Topic, trace.Producer)
+	m.sentIn(ctx, span)
+	err := p.send(ctx, &m)
+	span.End(err)
+	return err
+}
+
+func (p *Producer) send(ctx context.Context, m *Message) error {
 	ctx, cancel := within(ctx, p.config.AckTimeout)
 	defer cancel()
-	w, err := p.enqueue(ctx, &m)
+	w, err := p.enqueue(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -72,6 +84,18 @@ func (p *Producer) Send(ctx context.Context, m Message) error {
 
 // Publish is Send for many records at once: nil when all are acknowledged; after an error some may be.
 func (p *Producer) Publish(ctx context.Context, messages []Message) error {
+	if !trace.Following(ctx) {
+		return p.publish(ctx, messages)
+	}
+	messages, spans := relayed(ctx, messages)
+	err := p.publish(ctx, messages)
+	for _, span := range spans {
+		span.End(err)
+	}
+	return err
+}
+
+func (p *Producer) publish(ctx context.Context, messages []Message) error {
 	ctx, cancel := within(ctx, p.config.AckTimeout)
 	defer cancel()
 	waiting := make([]*pending, 0, len(messages))

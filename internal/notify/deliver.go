@@ -4,14 +4,33 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // deliver asks the senders of the channel in order until one has taken the message, or may have. Each call is written down before it.
 // A message for which no sender may be asked yet waits here until patience is over; without patience (nil) it waits in the database.
 func (s *Service) deliver(ctx context.Context, d Delivery, patience <-chan struct{}) Delivery {
+	ctx, span := trace.Start(ctx, "send message", trace.Client)
+	if !span.On() {
+		ctx, span = trace.Continue(ctx, "send message", trace.Client, d.Trace)
+	}
+	d = s.try(ctx, d, patience)
+	if span.On() {
+		span.Set(trace.String("messaging.system", d.Provider), trace.String("messaging.destination.name", string(d.Channel)),
+			trace.String("messaging.message.id", strconv.FormatInt(d.ID, 10)), trace.String("eprod.message.state", string(d.State)))
+		if d.State == Failed || d.State == Unknown {
+			span.Fail(d.Code)
+		}
+		span.End(nil)
+	}
+	return d
+}
+
+func (s *Service) try(ctx context.Context, d Delivery, patience <-chan struct{}) Delivery {
 	routes := s.routes[d.Channel]
 	free := turn(ctx, routes, patience)
 	if still, err := s.wanted(ctx, d); err != nil || !still {

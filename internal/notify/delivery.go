@@ -27,6 +27,7 @@ type Delivery struct {
 	SentAt                 time.Time // of the last call; zero before it
 	NextAt                 time.Time // when somebody must look at it again; for Sending and Unknown, no sooner
 	CreatedAt, UpdatedAt   time.Time
+	Trace                  string // W3C traceparent of what wished for it; may be empty
 }
 
 // content is what is sealed of a delivery: addresses and parameters are personal data.

@@ -12,6 +12,7 @@ import (
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/task"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Contact is how a participant can be reached, and where.
@@ -166,8 +167,17 @@ func (r *Reminders) batch(ctx context.Context, shard *db.DB) (int, error) {
 	if err != nil || len(due) == 0 {
 		return 0, err
 	}
+	ctx, span := trace.Begin(ctx, "remind", trace.Internal)
+	span.Set(trace.String("db.namespace", shard.Name), trace.Int("eprod.tasks", int64(len(due))))
+	err = b.remind(ctx, shard, due)
+	span.End(err)
+	return len(due), err
+}
+
+// remind decides about the tasks of a batch, and writes down what was decided.
+func (b *round) remind(ctx context.Context, shard *db.DB, due []task.Reminding) error {
 	if err := b.read(ctx, shard, due); err != nil {
-		return len(due), err
+		return err
 	}
 	var reminded []Reminded
 	var settled []Settled
@@ -182,7 +192,7 @@ func (r *Reminders) batch(ctx context.Context, shard *db.DB) (int, error) {
 		}
 		plan := b.plans[t.Study]
 		version := plan.Current()
-		s := situation{task: *t, ladder: plan.Ladder(&t.Task), timing: version.Messages(), zone: r.Engine.Zone(contact.Zone), decided: b.decided[key], now: now}
+		s := situation{task: *t, ladder: plan.Ladder(&t.Task), timing: version.Messages(), zone: b.Engine.Zone(contact.Zone), decided: b.decided[key], now: b.now}
 		decisions, next := s.decide()
 		settled = append(settled, Settled{key, t.Study, next})
 		for _, d := range decisions {
@@ -194,12 +204,12 @@ func (r *Reminders) batch(ctx context.Context, shard *db.DB) (int, error) {
 	reminded = append(reminded, sent...)
 	if err != nil {
 		// What was written down is there; the tasks are looked at again when the lease ends, and nothing is written twice.
-		return len(due), err
+		return err
 	}
 	for _, m := range reminded {
-		r.Meter.Reminder(m.Outcome)
+		b.Meter.Reminder(m.Outcome)
 	}
-	return len(due), r.Store.Settle(ctx, shard, reminded, settled, b.lease)
+	return b.Store.Settle(ctx, shard, reminded, settled, b.lease)
 }
 
 // read gets what the decisions about a batch need.

@@ -13,6 +13,7 @@ import (
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/keyring"
 	"github.com/eprod/eprod/internal/limit"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Deliveries keeps send rows; see Store for the promises.
@@ -224,7 +225,7 @@ func (s *Service) write(ctx context.Context, r Request) (Delivery, error) {
 	sealed, err := key.Seal(plain, place(r.Participant, ids[0]))
 	now := s.instant()
 	return Delivery{ID: ids[0], Study: r.Study, Participant: r.Participant, Purpose: r.Purpose, Channel: r.Channel, Template: r.Template, Language: r.Language, Sealed: sealed,
-		State: Waiting, NextAt: now.Add(s.config.Lease), CreatedAt: now, UpdatedAt: now}, err
+		State: Waiting, NextAt: now.Add(s.config.Lease), CreatedAt: now, UpdatedAt: now, Trace: trace.Header(ctx)}, err
 }
 
 // place binds what is sealed to its row.

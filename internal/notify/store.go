@@ -16,7 +16,7 @@ import (
 type Store struct{ Shards *db.Shards }
 
 var deliveryColumns = []string{"id", "study_id", "participant_id", "purpose", "channel", "template", "language", "sealed", "state", "provider", "reference", "code",
-	"attempts", "sent_at", "next_at", "created_at", "updated_at"}
+	"attempts", "sent_at", "next_at", "created_at", "updated_at", "trace"}
 
 type deliveryRow struct {
 	ID            int64
@@ -36,12 +36,13 @@ type deliveryRow struct {
 	NextAt        int64
 	CreatedAt     int64
 	UpdatedAt     int64
+	Trace         string
 }
 
 func (r *deliveryRow) delivery() Delivery {
 	d := Delivery{ID: r.ID, Study: r.StudyID, Participant: r.ParticipantID, Purpose: r.Purpose, Channel: Channel(r.Channel), Template: r.Template, Language: r.Language, Sealed: r.Sealed,
 		State: State(r.State), Provider: r.Provider, Reference: r.Reference, Code: r.Code, Attempts: r.Attempts, NextAt: db.Time(r.NextAt),
-		CreatedAt: db.Time(r.CreatedAt), UpdatedAt: db.Time(r.UpdatedAt)}
+		CreatedAt: db.Time(r.CreatedAt), UpdatedAt: db.Time(r.UpdatedAt), Trace: r.Trace}
 	if r.SentAt != 0 {
 		d.SentAt = db.Time(r.SentAt)
 	}
@@ -59,7 +60,7 @@ func sentMicros(at time.Time) int64 {
 func (s *Store) Add(ctx context.Context, d Delivery) (kept Delivery, fresh bool, err error) {
 	err = s.Shards.Write(ctx, db.Claim{Study: d.Study, Participant: d.Participant}, func(tx *gorm.DB) error {
 		return db.Insert(tx, "message", deliveryColumns, [][]any{{d.ID, d.Study, d.Participant, d.Purpose, string(d.Channel), d.Template, d.Language, d.Sealed, string(d.State),
-			d.Provider, d.Reference, d.Code, d.Attempts, sentMicros(d.SentAt), db.Micros(d.NextAt), db.Micros(d.CreatedAt), db.Micros(d.UpdatedAt)}})
+			d.Provider, d.Reference, d.Code, d.Attempts, sentMicros(d.SentAt), db.Micros(d.NextAt), db.Micros(d.CreatedAt), db.Micros(d.UpdatedAt), d.Trace}})
 	})
 	if err == nil {
 		return d, true, nil

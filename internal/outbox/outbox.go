@@ -4,6 +4,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/kafka"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Event says that something happened, by ids and words only: no health data, unless it is sealed.
@@ -26,7 +28,7 @@ type Event struct {
 	Participant int64  // chooses the partition; 0 means partition 0
 	Payload     []byte // JSON object
 	At          time.Time
-	Trace       string // W3C traceparent, may be empty
+	Trace       string // W3C traceparent; empty: that of the transaction, where it follows one trace (trace.HeaderFor where several)
 }
 
 // Headers of a relayed event.
@@ -61,8 +63,9 @@ type stored struct {
 // when the id of a row's first event is there already.
 func Add(tx *gorm.DB, events ...Event) error {
 	var rows [][]any
+	within := trace.Header(tx.Statement.Context)
 	for len(events) > 0 {
-		n, payload, err := pack(events)
+		n, payload, err := pack(events, within)
 		if err != nil {
 			return err
 		}
@@ -82,12 +85,12 @@ func Before(ctx context.Context, d *db.DB, at time.Time) (int64, error) {
 	return n, db.Error("outbox", err)
 }
 
-// pack puts as many events as one row may hold into a payload.
-func pack(events []Event) (n int, payload []byte, err error) {
+// pack puts as many events as one row may hold into a payload; within is the trace of those that name none.
+func pack(events []Event, within string) (n int, payload []byte, err error) {
 	payload = append(payload, '[')
 	for i := range events[:min(len(events), rowEvents)] {
 		e := &events[i]
-		raw, err := json.Marshal(stored{e.ID, e.Topic, e.Type, e.Study, e.Participant, db.Micros(e.At), e.Trace, e.Payload})
+		raw, err := json.Marshal(stored{e.ID, e.Topic, e.Type, e.Study, e.Participant, db.Micros(e.At), cmp.Or(e.Trace, within), e.Payload})
 		if err != nil {
 			return 0, nil, fmt.Errorf("outbox: the payload of %s is not JSON: %w", e.Type, err)
 		}
@@ -130,7 +133,7 @@ func (e *stored) message(partitions int) kafka.Message {
 		{Key: HeaderAt, Value: []byte(db.Time(e.At).Format(time.RFC3339Nano))},
 	}
 	if e.Trace != "" {
-		headers = append(headers, kafka.Header{Key: "traceparent", Value: []byte(e.Trace)})
+		headers = append(headers, kafka.Header{Key: trace.HeaderName, Value: []byte(e.Trace)})
 	}
 	return kafka.Message{Topic: e.Topic, Partition: partition, Headers: headers, Value: e.Payload}
 }

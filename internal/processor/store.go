@@ -11,6 +11,7 @@ import (
 	"github.com/eprod/eprod/internal/outbox"
 	"github.com/eprod/eprod/internal/submission"
 	"github.com/eprod/eprod/internal/task"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 func (s *Service) try(ctx context.Context, shard *db.DB, verdicts []verdict, look bool) (fate, error) {
@@ -113,7 +114,9 @@ func (s *Service) report(tx *gorm.DB, f *fate, at time.Time) error {
 	note := func(r *submission.Record, action, table string, about ...member) {
 		n := len(entries)
 		entries = append(entries, entry(ids[2*n], at, r, action, table, about...))
-		events = append(events, event(ids[2*n+1], at, r, action, about...))
+		e := event(ids[2*n+1], at, r, action, about...)
+		e.Trace = trace.HeaderFor(tx.Statement.Context, r.Trace)
+		events = append(events, e)
 	}
 	for i := range f.responses {
 		r := &f.responses[i]

@@ -7,6 +7,7 @@ import (
 
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // share is what one partition's batch has for one shard. Partitions never share a participant, so shares can be committed
@@ -105,16 +106,21 @@ func (s *Service) together(shard *db.DB, shares []*share) {
 	}
 }
 
+// longest returns a context that ends with the last of the shares' and follows all of their traces.
 func longest(shares []*share) (context.Context, context.CancelFunc) {
+	ctx := context.WithoutCancel(shares[0].ctx)
+	for _, h := range shares[1:] {
+		ctx = trace.Join(ctx, h.ctx)
+	}
 	var limit time.Time
 	for _, h := range shares {
 		deadline, ok := h.ctx.Deadline()
 		if !ok {
-			return context.WithCancel(context.WithoutCancel(h.ctx))
+			return context.WithCancel(ctx)
 		}
 		if deadline.After(limit) {
 			limit = deadline
 		}
 	}
-	return context.WithDeadline(context.WithoutCancel(shares[0].ctx), limit)
+	return context.WithDeadline(ctx, limit)
 }

@@ -32,7 +32,7 @@ var (
 	conflictColumns   = []string{"id", "study_id", "participant_id", "task_id", "submission", "sha256", "received_at", "stored_at", "source", "sealed_key", "sealed"}
 	quarantineColumns = []string{"id", "study_id", "site_id", "participant_id", "task_id", "submission", "sha256", "reason", "findings", "received_at",
 		"quarantined_at", "source", "sealed_key", "sealed"}
-	spoolColumns = []string{"id", "participant_id", "study_id", "task_id", "submission", "sha256", "received_at", "source", "sealed_key", "sealed"}
+	spoolColumns = []string{"id", "participant_id", "study_id", "task_id", "submission", "sha256", "received_at", "source", "sealed_key", "sealed", "trace"}
 )
 
 // InsertReceipts writes receipts in tx. A receipt whose identity is taken makes the call fail with a duplicate.

@@ -45,11 +45,12 @@ type recordRow struct {
 	Source        string
 	SealedKey     int
 	Sealed        []byte
+	Trace         string // of the spool only
 }
 
 func (r recordRow) record() Record {
 	out := Record{ID: r.ID, Participant: r.ParticipantID, Study: r.StudyID, Task: r.TaskID, Submission: uuidOf(r.Submission),
-		ReceivedAt: db.Time(r.ReceivedAt), Key: Key(r.SealedKey), Source: r.Source, Sealed: r.Sealed}
+		ReceivedAt: db.Time(r.ReceivedAt), Key: Key(r.SealedKey), Source: r.Source, Sealed: r.Sealed, Trace: r.Trace}
 	copy(out.SHA256[:], r.SHA256)
 	return out
 }

@@ -129,7 +129,7 @@ func spool(tx *gorm.DB, shard *db.DB, batch []*spooling, refused []error) error 
 	for i, w := range batch {
 		r := w.record
 		if refused[i] = doors.Admit(r.Study, db.Ordinary); refused[i] == nil {
-			rows = append(rows, []any{r.ID, r.Participant, r.Study, r.Task, r.Submission[:], r.SHA256[:], db.Micros(r.ReceivedAt), r.Source, int(r.Key), r.Sealed})
+			rows = append(rows, []any{r.ID, r.Participant, r.Study, r.Task, r.Submission[:], r.SHA256[:], db.Micros(r.ReceivedAt), r.Source, int(r.Key), r.Sealed, r.Trace})
 		}
 	}
 	return db.Insert(tx, "spool", spoolColumns, rows)

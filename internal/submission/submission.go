@@ -18,6 +18,7 @@ import (
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/kafka"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // ReasonLocked is why a record is kept outside of its study's data: the study was locked when the shard first saw it.
@@ -62,6 +63,7 @@ type Record struct {
 	Key         Key
 	Source      string // request id at the door, for the audit trail
 	Sealed      []byte // the response member, encrypted; Associated is its associated data
+	Trace       string // W3C traceparent of the request or what came after it; empty where nobody follows
 }
 
 // Associated returns the associated data that binds a sealed body to study, participant and UUID, so that a body moved to
@@ -103,10 +105,14 @@ func (r *Record) Message(partition int32) kafka.Message {
 	h = binary.BigEndian.AppendUint64(h, uint64(r.ReceivedAt.UnixMicro()))
 	h = append(h, r.SHA256[:]...)
 	h = append(h, byte(r.Key))
-	return kafka.Message{
+	m := kafka.Message{
 		Topic: Topic, Partition: partition, Value: r.Sealed,
 		Headers: []kafka.Header{{Key: headName, Value: h}, {Key: sourceHeader, Value: []byte(r.Source)}},
 	}
+	if r.Trace != "" {
+		m.Headers = append(m.Headers, kafka.Header{Key: trace.HeaderName, Value: []byte(r.Trace)})
+	}
+	return m
 }
 
 // FromMessage reads a record back. Its error means that the message is not one of ours or was damaged: it can never be
@@ -133,7 +139,7 @@ func FromMessage(m kafka.Message) (Record, error) {
 	r.ReceivedAt = time.UnixMicro(int64(binary.BigEndian.Uint64(h[49:]))).UTC()
 	copy(r.SHA256[:], h[57:89])
 	r.Key = Key(h[89])
-	r.Sealed = m.Value
+	r.Sealed, r.Trace = m.Value, m.Traceparent()
 	if r.Key != KeyParticipant && r.Key != KeyIntake {
 		return Record{}, fmt.Errorf("record header names key %d, want 1 or 2", r.Key)
 	}

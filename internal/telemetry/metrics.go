@@ -21,6 +21,7 @@ type Metrics struct {
 	Limits   *Limits
 	Messages *Messages
 	Locks    *Locks
+	Spans    *Spans
 	Health   *Health
 }
 
@@ -29,7 +30,7 @@ func NewMetrics() *Metrics {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	f := promauto.With(r)
-	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Cache: newCache(f), Limits: newLimits(f), Messages: newMessages(f), Locks: newLocks(f), Health: newHealth(r, f)}
+	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Cache: newCache(f), Limits: newLimits(f), Messages: newMessages(f), Locks: newLocks(f), Spans: newSpans(f), Health: newHealth(r, f)}
 }
 
 // latencies are bucket bounds in seconds from 0.5 ms to 8 s, by doubling.

@@ -79,6 +79,12 @@ func openIn(ctx context.Context) *open {
 	return o
 }
 
+// On reports whether ctx follows anything: whether Start would begin a span.
+func On(ctx context.Context) bool { return openIn(ctx) != nil }
+
+// Following reports whether ctx has a tracer: whether Begin and Continue may begin a span.
+func Following(ctx context.Context) bool { return of(ctx) != nil }
+
 // Span is one piece of work, in every trace that it belongs to. The zero Span is of work that nobody follows.
 type Span struct{ spans []api.Span }
 

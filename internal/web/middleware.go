@@ -9,12 +9,14 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
 
 	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Route holds what one operation needs beyond the defaults of Config. Put it into an operation's Metadata under RouteKey.
@@ -43,6 +45,7 @@ type request struct {
 	context.Context
 	id    string
 	cause error // why the answer is an error; written by the handler's goroutine only
+	span  trace.Span
 }
 
 type requestKey struct{}
@@ -83,6 +86,9 @@ func (s *Server) around(c *gin.Context) {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), timeout)
 	defer cancel()
 	r.Context = ctx
+	if s.tracer != nil {
+		r.Context, r.span = s.tracer.Request(ctx, c.Request.Method+" "+pathOf(c), c.Request.Header.Get(trace.HeaderName))
+	}
 	c.Request = c.Request.WithContext(r)
 
 	h := c.Writer.Header()
@@ -170,10 +176,8 @@ func (s *Server) recover(c *gin.Context, r *request) {
 func (s *Server) finish(c *gin.Context, r *request, rt *route, start time.Time) {
 	took := s.clock().Sub(start)
 	status := c.Writer.Status()
-	path := c.FullPath()
-	if path == "" {
-		path = "(none)"
-	}
+	path := pathOf(c)
+	r.end(c.Request.Method, path, status)
 	if s.metrics != nil {
 		s.metrics.ObserveRequest(c.Request.Method, path, status, took)
 	}
@@ -197,6 +201,31 @@ func (s *Server) finish(c *gin.Context, r *request, rt *route, start time.Time) 
 		attrs = append(attrs, causeAttrs(r.cause, status)...)
 	}
 	s.log.LogAttrs(r, level, "request", attrs...)
+}
+
+// pathOf returns the template of a request's route, never its path.
+func pathOf(c *gin.Context) string {
+	if path := c.FullPath(); path != "" {
+		return path
+	}
+	return "(none)"
+}
+
+// end ends the request's span. A status from 500 on is a failure.
+func (r *request) end(method, path string, status int) {
+	if !r.span.On() {
+		return
+	}
+	r.span.Set(trace.String("http.request.method", method), trace.String("http.route", path), trace.Int("http.response.status_code", int64(status)),
+		trace.String("eprod.request.id", r.id))
+	if status >= http.StatusInternalServerError {
+		reason := strconv.Itoa(status)
+		if e, ok := errs.As(r.cause); ok {
+			reason = e.Code
+		}
+		r.span.Fail(reason)
+	}
+	r.span.End(nil)
 }
 
 // outcome is the word that the Elastic Common Schema has for a status.

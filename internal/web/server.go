@@ -14,6 +14,8 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/gin-gonic/gin"
+
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Metrics takes one measurement per request. Route is the template, such as /api/v1/studies/:id, or "(none)". It is called
@@ -28,7 +30,8 @@ type Deps struct {
 	Metrics Metrics
 	Random  io.Reader // for request ids; safe for concurrent use
 	Clock   func() time.Time
-	Version string // of the program, for the API document
+	Version string        // of the program, for the API document
+	Tracer  *trace.Tracer // nil: requests are not followed
 }
 
 // Server is the public listener. Add routes first (Gin, API), then Listen, then Run. Routes must not be added once it runs.
@@ -38,6 +41,7 @@ type Server struct {
 	metrics  Metrics
 	random   io.Reader
 	clock    func() time.Time
+	tracer   *trace.Tracer
 	engine   *gin.Engine
 	api      huma.API
 	routes   map[routeID]*route
@@ -54,7 +58,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		return nil, fmt.Errorf("web: %w", err)
 	}
 	s := &Server{
-		cfg: cfg, log: deps.Log, metrics: deps.Metrics, random: deps.Random, clock: deps.Clock,
+		cfg: cfg, log: deps.Log, metrics: deps.Metrics, random: deps.Random, clock: deps.Clock, tracer: deps.Tracer,
 		routes: map[routeID]*route{}, plain: &route{maxBody: cfg.MaxBodyBytes},
 		nosniff: []string{"nosniff"}, noStore: []string{"no-store"},
 	}

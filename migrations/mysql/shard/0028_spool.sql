@@ -10,6 +10,7 @@ CREATE TABLE spool (
     source VARCHAR(64) NOT NULL,
     sealed_key TINYINT NOT NULL,
     sealed MEDIUMBLOB NOT NULL,
+    trace VARCHAR(55) NOT NULL DEFAULT '',
     PRIMARY KEY (id)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_bin;
 

@@ -17,6 +17,7 @@ CREATE TABLE message (
     next_at BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
+    trace VARCHAR(55) NOT NULL DEFAULT '',
     PRIMARY KEY (id)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_bin;
 

@@ -10,6 +10,7 @@ CREATE TABLE spool (
     source TEXT NOT NULL,
     sealed_key INTEGER NOT NULL,
     sealed BLOB NOT NULL,
+    trace TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (id)
 );
 

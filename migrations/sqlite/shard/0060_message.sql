@@ -17,6 +17,7 @@ CREATE TABLE message (
     next_at INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
+    trace TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (id)
 );
 
