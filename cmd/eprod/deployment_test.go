@@ -27,6 +27,7 @@ type deployment struct {
 	binary  string
 	env     []string
 	service string // path of dev/services
+	keepLog bool   // whether processes keep every line of their logs
 	dir     string // working folder of the processes; "" is a fresh one each
 }
 
@@ -111,8 +112,10 @@ type process struct {
 	ops     string
 	mu      sync.Mutex
 	log     bytes.Buffer
-	lines   int      // of its log
-	strange []string // lines that do not hold to the schema
+	keep    bool
+	all     bytes.Buffer // every line, if they are kept
+	lines   int          // of its log
+	strange []string     // lines that do not hold to the schema
 	exited  chan struct{}
 	err     error // of Wait; valid after exited
 }
@@ -120,7 +123,7 @@ type process struct {
 // start runs a role and returns when it says that it is ready.
 func (d *deployment) start(role string, env ...string) *process {
 	d.t.Helper()
-	p := &process{exited: make(chan struct{})}
+	p := &process{exited: make(chan struct{}), keep: d.keepLog}
 	p.cmd = exec.Command(d.binary, "serve", "--role="+role, "--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0")
 	p.cmd.Env, p.cmd.Dir = append(append([]string{}, d.env...), env...), d.dir
 	if d.dir == "" {
@@ -191,9 +194,19 @@ func (p *process) hold(line []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lines++
+	if p.keep {
+		p.all.Write(append(line, '\n'))
+	}
 	if err := errors.Join(problems...); err != nil && len(p.strange) < 10 {
 		p.strange = append(p.strange, fmt.Sprintf("%v in %s", err, line))
 	}
+}
+
+// everything returns the whole log of a process that keeps it.
+func (p *process) everything() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.all.String()
 }
 
 func (p *process) tail(n int) string {
