@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/eprod/eprod/internal/archive"
 	"github.com/eprod/eprod/internal/auth"
 	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/idgen"
@@ -46,6 +47,7 @@ type app struct {
 	reminders    *notify.Reminders
 	submissions  *submission.Store
 	memory       *submission.Memory
+	archives     *archive.Service
 }
 
 // newApp wires the contexts. It takes a worker number for ids; close gives it back.
@@ -106,7 +108,7 @@ func (a *app) wire() error {
 		return err
 	}
 	a.openReminders()
-	return nil
+	return a.openArchive(shelf)
 }
 
 // openLocks makes the locks of patient records, which people wait for, and those of procedures, which must be strict.

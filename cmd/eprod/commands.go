@@ -36,7 +36,7 @@ func rootCommand(env []string) *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&p.configFile, "config", envOr(env, "EPROD_CONFIG", ""), "settings file (default ./config.yaml where it exists)")
 	p.setting(root, "data-dir", "dataDir", "folder of the embedded stores")
-	root.AddCommand(p.serveCommand(), p.migrateCommand(), p.configCommand(), p.userCommand(), p.reconcileCommand(), p.cacheCommand(), p.idCommand(), p.sandboxCommand(), p.healthCommand(), versionCommand())
+	root.AddCommand(p.serveCommand(), p.migrateCommand(), p.configCommand(), p.userCommand(), p.reconcileCommand(), p.archiveCommand(), p.cacheCommand(), p.idCommand(), p.sandboxCommand(), p.healthCommand(), versionCommand())
 	return root
 }
 

@@ -59,6 +59,7 @@ type Config struct {
 	Reminders     notify.ReminderConfig     `koanf:"reminders"`
 	Notify        NotifyConfig              `koanf:"notify"`
 	SMSSandbox    notify.SandboxConfig      `koanf:"smsSandbox"`
+	Archive       ArchiveConfig             `koanf:"archive"`
 }
 
 // QuestionnaireConfig bounds questionnaires.
@@ -155,6 +156,7 @@ func defaultConfig() Config {
 		Reminders:     notify.DefaultReminderConfig(),
 		Notify:        defaultNotify(),
 		SMSSandbox:    notify.DefaultSandboxConfig(),
+		Archive:       defaultArchive(),
 	}
 	return c
 }
@@ -239,6 +241,7 @@ func (c *Config) Validate() error {
 	section("reminders", c.Reminders.Validate())
 	section("notify", c.Notify.Validate())
 	section("smsSandbox", c.SMSSandbox.Validate())
+	section("archive", c.Archive.Validate())
 	problems = append(problems, c.storeProblems()...)
 	if c.Redis.Timeout <= 0 {
 		problems = append(problems, fmt.Errorf("redis.timeout: %v: must be greater than zero", c.Redis.Timeout))

@@ -24,6 +24,7 @@ var foundation = map[string][]string{
 // contexts lists, lowest first, which other contexts each one may import. What ingest and processor share is submission,
 // task or an event: they never import one another.
 var contexts = map[string][]string{
+	"archive":       {"audit", "auth", "questionnaire", "submission", "task"},
 	"audit":         {},
 	"auth":          {},
 	"questionnaire": {},
@@ -39,17 +40,18 @@ var contexts = map[string][]string{
 
 // owners says where a library may appear: packages, or files by name.
 var owners = map[string]struct{ packages, files []string }{
-	"github.com/IBM/sarama":         {packages: []string{"kafka"}},
-	"github.com/redis/go-redis/v9":  {packages: []string{"cache", "lock", "idgen", "limit", "cmd/eprod"}},
-	"go.etcd.io/etcd/client/v3":     {packages: []string{"lock", "idgen", "cmd/eprod"}},
-	"github.com/gin-gonic/gin":      {packages: []string{"web", "auth"}, files: []string{"http*.go"}},
-	"gorm.io/gorm":                  {packages: []string{"db", "outbox", "audit"}, files: []string{"store*.go"}},
-	"github.com/sony/gobreaker/v2":  {packages: []string{"limit"}},
-	"golang.org/x/time/rate":        {packages: []string{"limit"}},
-	"github.com/golang-jwt/jwt/v5":  {packages: []string{"auth"}},
-	"github.com/alicebob/miniredis": {packages: []string{"embedded"}},
-	"github.com/twmb/franz-go":      {packages: []string{"embedded"}},
-	"go.opentelemetry.io":           {packages: []string{"trace", "telemetry"}},
+	"github.com/IBM/sarama":            {packages: []string{"kafka"}},
+	"github.com/redis/go-redis/v9":     {packages: []string{"cache", "lock", "idgen", "limit", "cmd/eprod"}},
+	"go.etcd.io/etcd/client/v3":        {packages: []string{"lock", "idgen", "cmd/eprod"}},
+	"github.com/gin-gonic/gin":         {packages: []string{"web", "auth"}, files: []string{"http*.go"}},
+	"gorm.io/gorm":                     {packages: []string{"db", "outbox", "audit"}, files: []string{"store*.go"}},
+	"github.com/sony/gobreaker/v2":     {packages: []string{"limit"}},
+	"golang.org/x/time/rate":           {packages: []string{"limit"}},
+	"github.com/golang-jwt/jwt/v5":     {packages: []string{"auth"}},
+	"github.com/alicebob/miniredis":    {packages: []string{"embedded"}},
+	"github.com/twmb/franz-go":         {packages: []string{"embedded"}},
+	"github.com/parquet-go/parquet-go": {packages: []string{"archive"}},
+	"go.opentelemetry.io":              {packages: []string{"trace", "telemetry"}},
 }
 
 type goPackage struct {

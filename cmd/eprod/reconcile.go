@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/eprod/eprod/internal/archive"
 	"github.com/eprod/eprod/internal/kafka"
 	"github.com/eprod/eprod/internal/submission"
 )
@@ -48,15 +49,19 @@ func (p *program) reconcileCommand() *cobra.Command {
 
 func printBalances(cmd *cobra.Command, balances []submission.Balance) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "hour (UTC)\tstudy\taccepted\tstored\tquarantined\tconflict\tlate\tduplicate\tpending\tmissing\t")
+	fmt.Fprintln(w, "hour (UTC)\tstudy\taccepted\tstored\tquarantined\tconflict\tlate\tduplicate\tarchived\tpending\tmissing\t")
 	for _, b := range balances {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", b.Hour.Format("2006-01-02 15h"), b.Study, b.Accepted, b.Stored, b.Quarantined, b.Conflict, b.Late, b.Duplicate, b.Pending, b.Missing)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", b.Hour.Format("2006-01-02 15h"), b.Study, b.Accepted, b.Stored, b.Quarantined, b.Conflict, b.Late, b.Duplicate, b.Archived, b.Pending, b.Missing)
 	}
 	return w.Flush()
 }
 
 func (s *stores) reconcile(ctx context.Context, since time.Duration) ([]submission.Balance, error) {
-	r := submission.Reconciler{Shards: s.shards, Log: loggedRecords{s, since}}
+	archived, err := (&archive.Store{Meta: s.meta}).Archived(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := submission.Reconciler{Shards: s.shards, Log: loggedRecords{s, since}, Archived: archived}
 	return r.Run(ctx)
 }
 

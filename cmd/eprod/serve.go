@@ -79,6 +79,7 @@ func (s *server) parts() []part {
 		{"reminders", []string{roleProcessor}, stageIntake, s.reminders.Run},
 		{"messages", []string{roleProcessor}, stageIntake, s.messages.Work},
 		{"study locks", []string{roleProcessor}, stageIntake, s.locker.Run},
+		{"archive", []string{roleProcessor}, stageIntake, s.archives.Run},
 		{"messages on request", both, stageRelay, s.messages.Run},
 		{"outbox relay", []string{roleProcessor}, stageRelay, s.relays.Run},
 		{"demonstration", api, stageIntake, s.demonstrate},
@@ -191,7 +192,7 @@ func (s *server) routes() error {
 	if err != nil {
 		return err
 	}
-	s.web.Gin().Use(auth.Middleware(s.signer), limits.Middleware())
+	s.web.Gin().Use(auth.Middleware(s.signer), limits.Middleware(), s.archives.Answer())
 	api := s.web.API()
 	slots := limit.NewInFlight(c.Ingest.MaxInFlight)
 	if err := s.metrics.Health.InFlight(slots.Count, slots.Refused); err != nil {
@@ -206,6 +207,7 @@ func (s *server) routes() error {
 	s.users.Routes(s.web)
 	s.tasks.Routes(api)
 	s.messages.Routes(s.web)
+	s.archives.Routes(api)
 	idgen.Routes(s.web, s.ids, func(ctx context.Context) error {
 		_, err := s.guard.Global(ctx, auth.IDIssue)
 		return err

@@ -56,6 +56,7 @@ const (
 	StudyPublish Action = "study.publish" // make the study active
 	StudyStaff   Action = "study.staff"   // read and grant rights
 	StudyLock    Action = "study.lock"    // lock the study's data, ask for an unlock and agree to one
+	StudyArchive Action = "study.archive" // move a locked study into the archive, and back
 
 	ParticipantEnrol  Action = "participant.enrol"
 	ParticipantRead   Action = "participant.read"
@@ -75,7 +76,7 @@ const (
 func Actions() []Action {
 	return []Action{
 		AccountManage, IDIssue, StudyCreate,
-		StudyRead, StudyDesign, StudyPublish, StudyStaff, StudyLock,
+		StudyRead, StudyDesign, StudyPublish, StudyStaff, StudyLock, StudyArchive,
 		ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact,
 		TaskRead, TaskExcuse, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
 	}
@@ -85,7 +86,7 @@ func Actions() []Action {
 // only its own records, through routes that take the identity from the token.
 var rights = map[Role][]Action{
 	StudyManager: {
-		StudyCreate, StudyRead, StudyDesign, StudyPublish, StudyStaff, StudyLock, ParticipantEnrol, ParticipantRead, ParticipantUpdate,
+		StudyCreate, StudyRead, StudyDesign, StudyPublish, StudyStaff, StudyLock, StudyArchive, ParticipantEnrol, ParticipantRead, ParticipantUpdate,
 		TaskRead, TaskExcuse, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
 	},
 	DataManager:  {StudyRead, StudyLock, ParticipantRead, TaskRead, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead},

@@ -52,6 +52,7 @@ func ShardTables() []ShardTable {
 		{Name: "participant_session", Kind: Passing, Key: id, Participant: "account_id", Study: "study_id"},
 		{Name: "task_refresh", Kind: Passing, Key: participant, Participant: "participant_id", Study: "study_id"},
 
+		{Name: "archive_fence", Kind: Local, Key: []string{"study_id"}, Study: "study_id"},
 		{Name: "bucket", Kind: Local, Key: []string{"bucket"}},
 		{Name: "bucket_lease", Kind: Local, Key: []string{"bucket", "purpose"}},
 		{Name: "outbox", Kind: Local, Key: id},

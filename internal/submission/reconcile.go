@@ -24,6 +24,7 @@ type Balance struct {
 	Conflict    int       `json:"conflict"`    // another body than the first, kept aside
 	Late        int       `json:"late"`        // came too late for a locked study; kept outside of its data
 	Duplicate   int       `json:"duplicate"`   // the same submission once more
+	Archived    int       `json:"archived"`    // of a study whose rows are in the archive, which accounts for them by its manifest
 	Pending     int       `json:"pending"`     // not processed yet
 	Missing     int       `json:"missing"`     // processed according to the log, but without a trace: data loss
 }
@@ -46,6 +47,7 @@ type balanceKey struct {
 type Reconciler struct {
 	Shards   *db.Shards
 	Log      Log
+	Archived map[int64]bool // studies whose rows are, all or in part, in the archive; nil: none
 	balances map[balanceKey]*Balance
 	finished map[int32]int64
 	seen     map[int64]bool // ids of the records counted so far: some 40 bytes each
@@ -201,6 +203,8 @@ func (r *Reconciler) countShard(ctx context.Context, shard *db.DB, part []logged
 			b.Pending++
 		case late(l.record):
 			b.Duplicate++ // of a body that is kept as late under an earlier record
+		case r.Archived[l.record.Study]:
+			b.Archived++
 		default:
 			b.Missing++
 		}

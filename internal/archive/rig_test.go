@@ -1,0 +1,448 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/google/uuid"
+	"gorm.io/gorm"
+
+	"github.com/eprod/eprod/internal/audit"
+	"github.com/eprod/eprod/internal/auth"
+	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/keyring"
+	"github.com/eprod/eprod/internal/lock"
+	"github.com/eprod/eprod/internal/questionnaire"
+	"github.com/eprod/eprod/internal/submission"
+	"github.com/eprod/eprod/internal/testenv"
+)
+
+const (
+	ours   = int64(1001) // the study that is archived
+	theirs = int64(2002) // one that must not notice
+)
+
+// plan is where a rig's stores are, so that a process of its own can open them, too.
+type place struct {
+	Dialect string
+	Meta    string
+	Shards  []string
+	Dir     string
+	Kill    string // where the process kills itself
+	After   int    // at which time that it gets there
+	Way     Direction
+	Click   string
+	Config  Config
+}
+
+// rig is an installation: a metadata database, two shards, a folder.
+type rig struct {
+	place   place
+	meta    *db.DB
+	shards  *db.Shards
+	keys    *keyring.Keyring
+	folder  *Folder
+	service *Service
+}
+
+// testStudies keeps where studies stand in the metadata database, as the real ones do.
+type testStudies struct{ meta *db.DB }
+
+func (s testStudies) status(ctx context.Context, study int64) (string, int64, error) {
+	var r struct {
+		Status  string
+		Version int64
+	}
+	err := s.meta.Read(ctx).Table("study").Select("status", "version").Where("id = ?", study).Take(&r).Error
+	return r.Status, r.Version, db.Error("study", err)
+}
+
+// Locked implements Studies: the version stands for the locking.
+func (s testStudies) Locked(ctx context.Context, study int64) (int64, error) {
+	status, version, err := s.status(ctx, study)
+	if err == nil && status != "locked" {
+		err = errNotLocked()
+	}
+	return version, err
+}
+
+// Archived implements Studies.
+func (s testStudies) Archived(ctx context.Context, study int64) (bool, error) {
+	status, _, err := s.status(ctx, study)
+	return status == "archived", err
+}
+
+func (s testStudies) set(ctx context.Context, study int64, from, to string, entry audit.Entry) error {
+	return s.meta.Tx(ctx, func(tx *gorm.DB) error {
+		done := tx.Exec("UPDATE study SET status = ? WHERE id = ? AND status = ?", to, study, from)
+		if done.Error != nil || done.RowsAffected == 0 {
+			return done.Error
+		}
+		return audit.Append(tx, entry)
+	})
+}
+
+// Archive implements Studies.
+func (s testStudies) Archive(ctx context.Context, study, _ int64, entry audit.Entry) error {
+	return s.set(ctx, study, "locked", "archived", entry)
+}
+
+// Relock implements Studies.
+func (s testStudies) Relock(ctx context.Context, study int64, entry audit.Entry) error {
+	return s.set(ctx, study, "archived", "locked", entry)
+}
+
+// Design implements Studies.
+func (s testStudies) Design(context.Context, int64) (Design, error) {
+	return Design{Protocol: "P-1", Schedules: []int64{1}, Versions: []VersionSum{{URL: diary, Version: "1.0.0", SHA256: strings.Repeat("0", 64)}}}, nil
+}
+
+const (
+	diary   = "https://example.org/q/diary"
+	monthly = "https://example.org/q/Monthly Check"
+)
+
+const diaryResource = `{"resourceType":"Questionnaire","url":"https://example.org/q/diary","version":"1.0.0","status":"active","item":[
+{"linkId":"pain","type":"integer","text":"Pain"},{"linkId":"sleep","type":"decimal","text":"Sleep"},{"linkId":"took","type":"boolean","text":"Took"},
+{"linkId":"nausea","type":"choice","text":"Nausea","answerOption":[{"valueCoding":{"system":"https://example.org/c","code":"none","display":"None"}},{"valueCoding":{"system":"https://example.org/c","code":"mild"}}]},
+{"linkId":"other","type":"open-choice","text":"Other","answerOption":[{"valueCoding":{"system":"https://example.org/c","code":"rash"}}]},
+{"linkId":"when","type":"dateTime","text":"When"},{"linkId":"note","type":"text","text":"Note"}]}`
+
+// testDefinitions knows the diary, and no other questionnaire.
+type testDefinitions struct{ diary *questionnaire.Definition }
+
+// Definition implements Definitions.
+func (d testDefinitions) Definition(_ context.Context, _ int64, canonical string) (*questionnaire.Definition, error) {
+	if canonical != diary+"|1.0.0" {
+		return nil, errs.New(errs.Unprocessable, "invalid_response", "unknown")
+	}
+	return d.diary, nil
+}
+
+type testIDs struct{ next func() int64 }
+
+// NextN implements IDs.
+func (i testIDs) NextN(n int) ([]int64, error) {
+	out := make([]int64, n)
+	for j := range out {
+		out[j] = i.next()
+	}
+	return out, nil
+}
+
+func testKeys() (*keyring.Keyring, error) {
+	return keyring.New([]keyring.MasterKey{{ID: 1, Secret: bytes.Repeat([]byte{7}, 32)}}, rand.Reader)
+}
+
+// testConfig has parts and blocks so small that a small study has many.
+func testConfig() Config {
+	c := DefaultConfig()
+	c.PartRows, c.BlockRows, c.ScanRows, c.GroupRows, c.LeaseTTL, c.OpenFiles = 400, 60, 500, 1000, 400*time.Millisecond, 8
+	return c
+}
+
+func newRig(t *testing.T, dialect string) *rig {
+	t.Helper()
+	open := func(set string) *db.DB { return testenv.SQLite(t, set) }
+	if dsn := os.Getenv("EPROD_TEST_MYSQL_DSN"); dialect == "mysql" {
+		if dsn == "" && os.Getenv("CI") == "true" {
+			t.Fatal("EPROD_TEST_MYSQL_DSN is not set: in CI the real MySQL must run (dev/services up)")
+		}
+		if dsn == "" {
+			t.Skip("left out: the real MySQL. To have it: make services-up && eval \"$(dev/services env --test)\"")
+		}
+		open = func(set string) *db.DB { return testenv.MySQL(t, dsn, set) }
+	}
+	r := &rig{meta: open("meta"), place: place{Dialect: dialect, Dir: t.TempDir(), Config: testConfig()}}
+	first, second := open("shard"), open("shard")
+	first.Name, second.Name = "shard0", "shard1"
+	var err error
+	if r.shards, err = db.NewShards([]*db.DB{first, second}, []db.BucketRange{{First: 0, Last: 127}, {First: 128, Last: 255}}); err != nil {
+		t.Fatal(err)
+	}
+	r.place.Meta = source(t, r.meta)
+	for _, s := range r.shards.All() {
+		r.place.Shards = append(r.place.Shards, source(t, s))
+	}
+	r.build(t)
+	return r
+}
+
+func (r *rig) build(t *testing.T) {
+	t.Helper()
+	var err error
+	if r.keys, err = testKeys(); err != nil {
+		t.Fatal(err)
+	}
+	if r.folder, err = NewFolder(r.place.Dir); err != nil {
+		t.Fatal(err)
+	}
+	r.service, err = newTestService(r.place, r.meta, r.shards, r.keys, r.folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newTestService(p place, meta *db.DB, shards *db.Shards, keys *keyring.Keyring, folder *Folder) (*Service, error) {
+	definition, findings := questionnaire.Compile([]byte(diaryResource), questionnaire.DefaultLimits())
+	if len(findings) > 0 {
+		return nil, fmt.Errorf("the diary: %v", findings)
+	}
+	log := slog.New(slog.DiscardHandler)
+	parts := Parts{Store: &Store{meta}, Shards: shards, Destination: folder, Studies: testStudies{meta}, Definitions: testDefinitions{definition}, Keys: keys,
+		Locks: lock.NewTable(meta, lock.Parts{Config: lock.DefaultConfig(), Holder: "test", Clock: time.Now, Random: rand.Reader, Log: log}),
+		IDs:   testIDs{testenv.IDs()}, Guard: auth.Guard{}, Now: time.Now, Log: log}
+	if p.Click != "" {
+		c := DefaultClickHouse()
+		c.URL, c.User = p.Click, "loader"
+		var err error
+		if parts.ClickHouse, err = NewClickHouse(c, "secret"); err != nil {
+			return nil, err
+		}
+	}
+	return New(p.Config, parts), nil
+}
+
+// source returns what opens a database again.
+func source(t *testing.T, d *db.DB) string {
+	t.Helper()
+	if d.Dialect == db.SQLite {
+		var path string
+		if err := d.Pool().QueryRowContext(t.Context(), "SELECT file FROM pragma_database_list WHERE name = 'main'").Scan(&path); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	config, err := mysql.ParseDSN(os.Getenv("EPROD_TEST_MYSQL_DSN"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Pool().QueryRowContext(t.Context(), "SELECT DATABASE()").Scan(&config.DBName); err != nil {
+		t.Fatal(err)
+	}
+	return config.FormatDSN()
+}
+
+// fill writes a study with rows in every table of the shards that holds data of studies, whatever tables there are.
+func (r *rig) fill(t *testing.T, study int64, participants, responses int) {
+	t.Helper()
+	dice := mathrand.New(mathrand.NewPCG(uint64(study), 1))
+	next := testenv.IDs()
+	at := db.Micros(time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC))
+	err := r.meta.Tx(t.Context(), func(tx *gorm.DB) error {
+		return tx.Exec("INSERT INTO study (id, protocol, title, zone, status, languages, participant_pin, version, schedule_version, revision, created_at) VALUES (?, ?, 't', 'UTC', 'locked', 'en', 'optional', 3, 1, 1, 0)",
+			study, fmt.Sprint("P-", study)).Error
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := make(map[*db.DB]map[string][][]any)
+	shapes := make(map[*db.DB][]*shape)
+	for _, d := range r.shards.All() {
+		rows[d] = make(map[string][][]any)
+		if shapes[d], err = shapesOf(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for p := range participants {
+		id := next()
+		shard := r.shards.For(id)
+		wrapped, err := r.keys.NewDataKey(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := r.keys.DataKey(id, wrapped)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range shapes[shard] {
+			n := 2
+			switch {
+			case s.table.Name == "response":
+				n = responses
+			case len(s.key) == 1 && s.columns[s.key[0]].name == s.table.participant:
+				n = 1
+			}
+			for i := range n {
+				values := synthetic(s, dice, study, id, next(), int64(i))
+				if s.table.Name == "participant" {
+					values[s.place("data_key")] = wrapped
+				}
+				if s.table.Name == "response" {
+					answered(t, s, values, key, r.keys, p, i, at)
+				}
+				rows[shard][s.table.Name] = append(rows[shard][s.table.Name], values)
+			}
+		}
+	}
+	for d, tables := range rows {
+		for _, s := range shapes[d] {
+			for chunk := range slices.Chunk(tables[s.table.Name], 2000) {
+				if err := d.Tx(t.Context(), func(tx *gorm.DB) error { return db.Insert(tx, s.table.Name, s.names(), chunk) }); err != nil {
+					t.Fatalf("%s: %v", s.table.Name, err)
+				}
+			}
+		}
+	}
+}
+
+// synthetic makes values for any table.
+func synthetic(s *shape, dice *mathrand.Rand, study, participant, id, n int64) []any {
+	values := make([]any, len(s.columns))
+	for i, c := range s.columns {
+		switch {
+		case c.name == s.table.participant:
+			values[i] = participant
+		case c.name == "study_id":
+			values[i] = study
+		case c.name == "bucket":
+			values[i] = int64(db.Bucket(participant))
+		case c.name == "id":
+			values[i] = id
+		case c.kind == ofInt && slices.Contains(s.key, i):
+			values[i] = n
+		case c.kind == ofInt && strings.HasSuffix(c.name, "_id"):
+			values[i] = dice.Int64N(1 << 50)
+		case c.kind == ofInt:
+			values[i] = dice.Int64N(2)
+		case c.kind == ofFloat:
+			values[i] = dice.Float64()
+		case c.kind == ofText:
+			values[i] = strconv.FormatInt(id%100_000_000+n, 36)
+		case c.name == "old_value":
+			values[i] = nil
+		case c.name == "submission":
+			u := uuid.New()
+			values[i] = u[:]
+		default:
+			b := make([]byte, 32)
+			for j := range b {
+				b[j] = byte(dice.IntN(256))
+			}
+			values[i] = b
+		}
+	}
+	return values
+}
+
+// answered puts a real response into a row; each tenth was sealed by the door, and one in fifty opens with no key.
+func answered(t *testing.T, s *shape, values []any, key *keyring.DataKey, ring *keyring.Keyring, p, i int, at int64) {
+	t.Helper()
+	url := diary
+	if i%7 == 3 {
+		url = monthly
+	}
+	received := at + int64(i)*int64(30*time.Hour/time.Microsecond) + int64(p)*1000
+	values[s.place("questionnaire")], values[s.place("version")], values[s.place("status")] = url, "1.0.0", "completed"
+	values[s.place("authored")], values[s.place("zone")] = "2026-01-05T21:00:00+08:00", "Asia/Shanghai"
+	values[s.place("received_at")], values[s.place("stored_at")] = received, received+5
+	values[s.place("sealed_key")] = int64(submission.KeyParticipant)
+	record := responseRow(s, values)
+	var sealer submission.Cipher = key
+	if i%10 == 9 {
+		sealer, values[s.place("sealed_key")] = ring.Intake(), int64(submission.KeyIntake)
+	}
+	if err := record.Seal(sealer, []byte(answerBody(p, i))); err != nil {
+		t.Fatal(err)
+	}
+	values[s.place("sealed")] = record.Sealed
+	if p%50 == 49 && i == 0 {
+		values[s.place("sealed")] = []byte("nobody can open this, whatever it was")
+	}
+}
+
+const secretNote = "I live at 5 Canary Lane, call me"
+
+func answerBody(p, i int) string {
+	return fmt.Sprintf(`{"resourceType":"QuestionnaireResponse","status":"completed","authored":"2026-01-05T21:00:00+08:00","item":[
+{"linkId":"pain","answer":[{"valueInteger":%d}]},{"linkId":"sleep","answer":[{"valueDecimal":7.50}]},{"linkId":"took","answer":[{"valueBoolean":%v}]},
+{"linkId":"nausea","answer":[{"valueCoding":{"system":"https://example.org/c","code":"none","display":"Canary display"}}]},
+{"linkId":"other","answer":[{"valueCoding":{"system":"https://example.org/c","code":"rash"}},{"valueString":"%s"}]},
+{"linkId":"when","answer":[{"valueDateTime":"2026-01-05T20:00:00Z"}]},{"linkId":"note","answer":[{"valueString":"%s %d"}]}]}`,
+		(p+i)%11, p%2 == 0, secretNote, secretNote, p)
+}
+
+const answersEach = 8 // of answerBody
+
+// close makes every shard refuse writes of a study, as locking does.
+func (r *rig) close(t *testing.T, study int64) {
+	t.Helper()
+	for _, d := range r.shards.All() {
+		if err := d.SetStanding(t.Context(), study, db.Closed); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// sums digests a study's rows on all shards, table by table, as text.
+func (r *rig) sums(t *testing.T, study int64) map[string]string {
+	t.Helper()
+	out := make(map[string]string)
+	for _, table := range Tables() {
+		var sum Digest
+		var rows int64
+		for _, d := range r.shards.All() {
+			one, n, err := digestTable(t.Context(), d, r.shards, study, table.Name, nil, DefaultConfig())
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum.Add(one)
+			rows += n
+		}
+		out[table.Name] = fmt.Sprintf("%d rows, %x", rows, sum[:8])
+	}
+	return out
+}
+
+// empty fails where a study has rows left on a shard.
+func (r *rig) empty(t *testing.T, study int64) {
+	t.Helper()
+	for table, sum := range r.sums(t, study) {
+		if !strings.HasPrefix(sum, "0 rows") {
+			t.Errorf("%s of study %d: %s", table, study, sum)
+		}
+	}
+}
+
+// move asks for a move and carries it out in this process.
+func (r *rig) move(t *testing.T, way Direction) {
+	t.Helper()
+	if _, err := r.service.Start(t.Context(), ours, way, Actor{Kind: "staff", ID: 5}, "the trial is over"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.service.Drive(t.Context(), ours); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *rig) manifest(t *testing.T) *Manifest {
+	t.Helper()
+	state, err := r.service.State(t.Context(), ours)
+	if err != nil || state.Manifest == nil {
+		t.Fatalf("%d bytes of manifest, %v", len(state.Manifest), err)
+	}
+	var m Manifest
+	if err := json.Unmarshal(state.Manifest, &m); err != nil {
+		t.Fatal(err)
+	}
+	return &m
+}
+
+func dialects(t *testing.T, test func(t *testing.T, r *rig)) {
+	for _, dialect := range []string{"sqlite", "mysql"} {
+		t.Run(dialect, func(t *testing.T) { test(t, newRig(t, dialect)) })
+	}
+}

@@ -1,0 +1,496 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/parquet-go/parquet-go"
+
+	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/keyring"
+	"github.com/eprod/eprod/internal/questionnaire"
+	"github.com/eprod/eprod/internal/submission"
+)
+
+// lane is one stretch of the writing: a table of a shard, or the researchers' rows of a shard. It is cut into parts; what a part
+// wrote is recorded together with where the lane goes on.
+type lane struct {
+	name  string
+	parts int
+	mark  []byte // of the last row that is in a file; nil: none yet
+	ended bool
+}
+
+// part is what was written and not recorded yet.
+type part struct {
+	lane    lane
+	entries []Entry
+}
+
+// write fills files from the shards. While it runs no bucket may change its shard: if one did, everything is written anew.
+func (w *worker) write(ctx context.Context) error {
+	if err := w.tidy(ctx); err != nil {
+		return err
+	}
+	for _, shard := range w.Shards.All() {
+		shapes, err := shapesOf(ctx, shard)
+		if err != nil {
+			return err
+		}
+		for _, s := range shapes {
+			if err := w.lane(ctx, "evidence/"+shard.Name+"/"+s.table.Name, func(ctx context.Context, l lane) (part, error) {
+				return w.evidence(ctx, shard, s, l)
+			}); err != nil {
+				return err
+			}
+			if s.table.Name != "response" {
+				continue
+			}
+			if err := w.lane(ctx, "answers/"+shard.Name, func(ctx context.Context, l lane) (part, error) {
+				return w.answers(ctx, shard, s, l)
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	if layoutOf(w.Shards) != w.run.Layout {
+		return w.Store.restart(ctx, w.run, layoutOf(w.Shards), w.run.Lock)
+	}
+	return w.advance(ctx)
+}
+
+// lane writes what is left of a lane, part after part.
+func (w *worker) lane(ctx context.Context, name string, write func(ctx context.Context, l lane) (part, error)) error {
+	l, err := w.Store.lane(ctx, w.run.Study, name)
+	for err == nil && !l.ended {
+		if err = w.hit("part"); err != nil {
+			return err
+		}
+		var p part
+		if p, err = write(ctx, l); err == nil {
+			if err = w.hit("written"); err != nil {
+				return err
+			}
+			err = w.Store.record(ctx, w.run, p)
+			l = p.lane
+		}
+	}
+	return err
+}
+
+// tidy removes what an earlier try, or an earlier archive of the study, left in the destination.
+func (w *worker) tidy(ctx context.Context) error {
+	stale, err := w.Store.stale(ctx, w.run.Study)
+	if err != nil {
+		return err
+	}
+	for _, path := range stale {
+		if err := w.Destination.Remove(ctx, path); err != nil {
+			return err
+		}
+		if err := w.Store.dropStale(ctx, w.run, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shardWord is a shard's name as it stands in names of files.
+func shardWord(shards *db.Shards, d *db.DB) string {
+	place := 0
+	for i, s := range shards.All() {
+		if s == d {
+			place = i
+		}
+	}
+	word := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return -1
+	}, strings.ToLower(d.Name))
+	return fmt.Sprintf("%d%s", place, word)
+}
+
+func (w *worker) fileName(shard *db.DB, n int) string {
+	return fmt.Sprintf("part-%d-%s-%05d.parquet", w.run.ID, shardWord(w.Shards, shard), n)
+}
+
+// evidence writes the next part of a table: its rows in sealed blocks.
+func (w *worker) evidence(ctx context.Context, shard *db.DB, s *shape, l lane) (part, error) {
+	walk, err := w.walk(shard, s, l.mark)
+	if err != nil {
+		return part{}, err
+	}
+	e := Entry{Kind: KindEvidence, Shard: shard.Name, Table: s.table.Name,
+		Path: fmt.Sprintf("evidence/study=%d/table=%s/%s", w.run.Study, s.table.Name, w.fileName(shard, l.parts))}
+	b := &blocks{worker: w, shape: s, entry: e}
+	for b.rows < int64(w.Config.PartRows) {
+		rows, err := walk.next(ctx, w.Config.BlockRows)
+		if err == nil && len(rows) == 0 {
+			l.ended = true
+			break
+		}
+		if err == nil {
+			err = b.add(ctx, shard, rows)
+		}
+		if err != nil {
+			b.abort()
+			return part{}, err
+		}
+	}
+	l.parts++
+	if l.mark, err = appendRow(nil, walk.at); err != nil {
+		b.abort()
+		return part{}, err
+	}
+	entries, err := b.finish(ctx)
+	return part{l, entries}, err
+}
+
+// walk returns a walker that stands at a mark.
+func (w *worker) walk(shard *db.DB, s *shape, mark []byte) (*walker, error) {
+	walk := &walker{shard: shard, study: w.run.Study, shape: s, scan: w.Config.ScanRows}
+	if len(mark) > 0 {
+		at, rest, err := readRow(mark, len(s.order()))
+		if err != nil || len(rest) > 0 {
+			return nil, errors.Join(errors.New("a mark does not fit its table: the schema changed while the archive was being written"), err)
+		}
+		walk.at = at
+	}
+	return walk, nil
+}
+
+// blocks fills one evidence file.
+type blocks struct {
+	worker  *worker
+	shape   *shape
+	entry   Entry
+	sheet   *sheet[Block]
+	pending []byte // encoded rows of the block that is being filled
+	sum     *digester
+	total   Digest
+	rows    int64 // of the file
+	number  int64
+	group   int // bytes since the last row group
+}
+
+const groupBytes = 16 << 20 // of an evidence file's row group, which is held in memory
+
+// add takes rows that belong on the shard; what a move of buckets left behind there is not the shard's any more.
+func (b *blocks) add(ctx context.Context, shard *db.DB, rows []row) error {
+	var buffer []byte
+	for _, r := range rows {
+		if placed(b.worker.Shards, b.shape, r, shard.Name) != shard {
+			continue
+		}
+		var err error
+		if buffer, err = appendRow(buffer[:0], r); err != nil {
+			return fmt.Errorf("table %s: %w", b.shape.table.Name, err)
+		}
+		if b.sum == nil {
+			b.sum = digesterOf(b.shape)
+		}
+		b.sum.encoded(buffer)
+		b.pending = append(b.pending, buffer...)
+		if b.sum.rows >= int64(b.worker.Config.BlockRows) || len(b.pending) >= b.worker.Config.BlockBytes {
+			if err := b.flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// flush seals the block.
+func (b *blocks) flush(ctx context.Context) error {
+	if b.sum == nil {
+		return nil
+	}
+	w := b.worker
+	if b.sheet == nil {
+		if err := w.Store.plan(ctx, w.run, b.entry); err != nil {
+			return err
+		}
+		var err error
+		b.sheet, err = newSheet[Block](ctx, w.Destination, b.entry, 1<<20, parquet.Compression(&parquet.Uncompressed))
+		if err != nil {
+			return err
+		}
+	}
+	sealed, err := w.packer.seal(b.shape, int(b.sum.rows), b.pending, blockPlace(w.run.Study, w.run.ID, b.entry.Path, b.number))
+	if err != nil {
+		return err
+	}
+	if err := b.sheet.add(Block{Number: b.number, Rows: int32(b.sum.rows), Digest: b.sum.sum[:], Sealed: sealed}); err != nil {
+		return fmt.Errorf("parquet: %w", err)
+	}
+	if b.group += len(sealed); b.group >= groupBytes {
+		b.group = 0
+		if err := b.sheet.writer.Flush(); err != nil {
+			return fmt.Errorf("parquet: %w", err)
+		}
+	}
+	b.total.Add(b.sum.sum)
+	b.rows += b.sum.rows
+	b.number++
+	b.pending, b.sum = b.pending[:0], nil
+	return nil
+}
+
+func (b *blocks) abort() {
+	if b.sheet != nil {
+		b.sheet.abort()
+	}
+}
+
+func (b *blocks) finish(ctx context.Context) ([]Entry, error) {
+	if err := b.flush(ctx); err != nil {
+		b.abort()
+		return nil, err
+	}
+	if b.sheet == nil {
+		return nil, nil
+	}
+	b.sheet.digest.sum, b.sheet.digest.rows = b.total, b.rows
+	e, err := b.sheet.finish()
+	return []Entry{e}, err
+}
+
+// answers writes the next part of the researchers' rows: one file of responses and one of answers per questionnaire and month.
+func (w *worker) answers(ctx context.Context, shard *db.DB, s *shape, l lane) (part, error) {
+	walk, err := w.walk(shard, s, l.mark)
+	if err != nil {
+		return part{}, err
+	}
+	t := &tables{worker: w, shard: shard, number: l.parts, pairs: make(map[string]*pair)}
+	at := walk.at
+	for done := 0; done < w.Config.PartRows && !t.full; {
+		rows, err := walk.next(ctx, min(w.Config.BlockRows, w.Config.PartRows-done))
+		if err == nil && len(rows) == 0 {
+			l.ended = true
+			break
+		}
+		var took int
+		if err == nil {
+			took, err = t.add(ctx, s, rows)
+		}
+		if err != nil {
+			t.abort()
+			return part{}, err
+		}
+		if done += took; took > 0 {
+			at = s.mark(rows[took-1])
+		}
+	}
+	if l.mark, err = appendRow(nil, at); err != nil {
+		t.abort()
+		return part{}, err
+	}
+	l.parts++
+	entries, err := t.finish()
+	return part{l, entries}, err
+}
+
+// pair is the two files of a questionnaire and month.
+type pair struct {
+	responses *sheet[Response]
+	answers   *sheet[Answer]
+	withheld  int64
+}
+
+// tables fills the researchers' files of one part.
+type tables struct {
+	worker *worker
+	shard  *db.DB
+	number int
+	pairs  map[string]*pair
+	full   bool // one more file would be one too many
+}
+
+// add takes rows of the table of responses, as long as there is room for their files, and returns how many it took.
+func (t *tables) add(ctx context.Context, s *shape, rows []row) (int, error) {
+	w := t.worker
+	list := make([]submission.Response, len(rows))
+	var ids []int64
+	for i, r := range rows {
+		list[i] = responseRow(s, r)
+		ids = append(ids, list[i].Participant)
+	}
+	keys, err := keysOf(ctx, t.shard, ids)
+	if err != nil {
+		return 0, err
+	}
+	open := make(map[int64]*keyring.DataKey)
+	for i := range list {
+		r := &list[i]
+		if placed(w.Shards, s, rows[i], t.shard.Name) != t.shard {
+			continue
+		}
+		p, err := t.pair(ctx, r)
+		if err != nil || p == nil {
+			return i, err
+		}
+		if err := t.one(ctx, p, r, w.bodyOf(r, keys, open)); err != nil {
+			return i, err
+		}
+	}
+	return len(rows), nil
+}
+
+// bodyOf opens a response; nil where no key does.
+func (w *worker) bodyOf(r *submission.Response, wrapped map[int64][]byte, open map[int64]*keyring.DataKey) *questionnaire.Response {
+	key := w.Keys.Intake()
+	if r.Key == submission.KeyParticipant {
+		var known bool
+		if key, known = open[r.Participant]; !known {
+			if k, err := w.Keys.DataKey(r.Participant, wrapped[r.Participant]); err == nil {
+				key = k
+			} else {
+				key = nil
+			}
+			open[r.Participant] = key
+		}
+	}
+	if key == nil {
+		return nil
+	}
+	body, err := r.Open(key)
+	if err != nil {
+		return nil
+	}
+	parsed, err := questionnaire.ParseResponse(body)
+	if err != nil {
+		return nil
+	}
+	return parsed
+}
+
+// one writes a response and its answers.
+func (t *tables) one(ctx context.Context, p *pair, r *submission.Response, body *questionnaire.Response) error {
+	w := t.worker
+	like := responseOf(r)
+	like.Opened = body != nil
+	var list []Answer
+	if body != nil {
+		known, err := w.offers(ctx, r.Questionnaire+"|"+r.Version)
+		if err != nil {
+			return err
+		}
+		list = flatten(answerOf(r), body, known, w.Config.FreeText)
+	}
+	like.Answers, like.Part = int32(len(list)), p.responses.entry.Path
+	if !like.Opened {
+		p.withheld++
+	}
+	if err := p.responses.add(like); err != nil {
+		return fmt.Errorf("parquet: %w", err)
+	}
+	for _, a := range list {
+		if a.Part = p.answers.entry.Path; a.Withheld {
+			p.answers.entry.Withheld++
+		}
+		if err := p.answers.add(a); err != nil {
+			return fmt.Errorf("parquet: %w", err)
+		}
+	}
+	return nil
+}
+
+// pair returns the files of a response, or nil where they would be too many.
+func (t *tables) pair(ctx context.Context, r *submission.Response) (*pair, error) {
+	w := t.worker
+	month := monthOf(r.ReceivedAt.UnixMicro())
+	place := fmt.Sprintf("study=%d/questionnaire=%s/month=%s/%s", w.run.Study, folderOf(r.Questionnaire), month, w.fileName(t.shard, t.number))
+	if p := t.pairs[place]; p != nil {
+		return p, nil
+	}
+	if 2*len(t.pairs)+2 > max(w.Config.OpenFiles, 2) {
+		t.full = true
+		return nil, nil
+	}
+	p := &pair{}
+	e := Entry{Shard: t.shard.Name, Questionnaire: r.Questionnaire, Month: month}
+	var err error
+	e.Kind, e.Path = KindResponses, KindResponses+"/"+place
+	if p.responses, err = researchers(ctx, w, e, (*Response).encode); err != nil {
+		return nil, err
+	}
+	e.Kind, e.Path = KindAnswers, KindAnswers+"/"+place
+	if p.answers, err = researchers(ctx, w, e, (*Answer).encode); err != nil {
+		p.responses.abort()
+		return nil, err
+	}
+	t.pairs[place] = p
+	return p, nil
+}
+
+func researchers[T any](ctx context.Context, w *worker, e Entry, encode func(*T, []byte) []byte) (*sheet[T], error) {
+	if err := w.Store.plan(ctx, w.run, e); err != nil {
+		return nil, err
+	}
+	s, err := newSheet[T](ctx, w.Destination, e, w.Config.GroupRows, parquet.Compression(&parquet.Zstd))
+	if err == nil {
+		s.encode = encode
+	}
+	return s, err
+}
+
+func (t *tables) abort() {
+	for _, p := range t.pairs {
+		p.responses.abort()
+		p.answers.abort()
+	}
+}
+
+func (t *tables) finish() ([]Entry, error) {
+	var entries []Entry
+	for _, p := range t.pairs {
+		p.responses.entry.Withheld = p.withheld
+		e, err := p.responses.finish()
+		if err != nil {
+			t.abort()
+			return nil, err
+		}
+		entries = append(entries, e)
+		if e, err = p.answers.finish(); err != nil {
+			t.abort()
+			return nil, err
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// responseRow reads a row of the table of responses.
+func responseRow(s *shape, r row) submission.Response {
+	number := func(name string) int64 { n, _ := r[s.place(name)].(int64); return n }
+	word := func(name string) string { t, _ := r[s.place(name)].(string); return t }
+	raw := func(name string) []byte { b, _ := r[s.place(name)].([]byte); return b }
+	out := submission.Response{Site: number("site_id"), Questionnaire: word("questionnaire"), Version: word("version"), Status: word("status"),
+		Authored: word("authored"), Zone: word("zone"), Late: number("late") != 0, StoredAt: db.Time(number("stored_at"))}
+	out.Record = submission.Record{ID: number("id"), Participant: number("participant_id"), Study: number("study_id"), Task: number("task_id"),
+		Submission: uuid.UUID(append(raw("submission"), make([]byte, 16)...)[:16]), ReceivedAt: db.Time(number("received_at")),
+		Key: submission.Key(number("sealed_key")), Sealed: raw("sealed")}
+	copy(out.SHA256[:], raw("sha256"))
+	return out
+}
+
+// pause lets others have the shard between two blocks.
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
