@@ -52,7 +52,7 @@ func (c ArchiveConfig) Validate() error {
 func (a *app) openArchive(shelf *study.Store) error {
 	c := a.config.Archive
 	parts := archive.Parts{Store: &archive.Store{Meta: a.meta}, Shards: a.shards, Studies: shelvedStudies{shelf, a.catalog}, Definitions: a.catalog,
-		Keys: a.keyring, Locks: a.procedures, IDs: a.ids, Guard: a.guard, Now: time.Now, Log: a.log}
+		Keys: a.keyring, Locks: a.procedures, IDs: a.ids, Guard: a.guard, Attester: a.signer, Now: time.Now, Log: a.log}
 	if c.Dir != "" {
 		folder, err := archive.NewFolder(c.Dir)
 		if err != nil {
@@ -175,7 +175,7 @@ func (a *app) carry(ctx context.Context, id int64) error {
 	for {
 		err := a.archives.Drive(ctx, id)
 		var held *lock.HeldError
-		if !errors.As(err, &held) {
+		if e, ok := errs.As(err); !errors.As(err, &held) && (!ok || e.Code != archive.CodeOvertaken) {
 			return err
 		}
 		select {

@@ -171,8 +171,11 @@ func errNotArchived() *errs.Error {
 	return errs.New(errs.Conflict, "study_not_archived", "only an archived study can be restored")
 }
 
+// CodeOvertaken is the code of what a process is told that another has taken over from.
+const CodeOvertaken = "archive_overtaken"
+
 func errOvertaken() *errs.Error {
-	return errs.New(errs.Stale, "archive_overtaken", "another process has taken over the move of this study")
+	return errs.New(errs.Stale, CodeOvertaken, "another process has taken over the move of this study")
 }
 
 // CodeArchived is the code of the answer to a read of a study whose data are in the archive.

@@ -312,7 +312,7 @@ func TestOpenShardStops(t *testing.T) {
 	r := newRig(t, "sqlite")
 	r.fill(t, ours, 10, 5)
 	r.close(t, ours)
-	if err := r.shards.All()[1].SetStanding(t.Context(), ours, db.Open); err != nil {
+	if err := r.shards.All()[1].SetStanding(t.Context(), ours, db.Open, 7); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.service.Start(t.Context(), ours, Out, Actor{Kind: "staff"}, "why"); err != nil {

@@ -97,8 +97,12 @@ func (w *worker) compare(ctx context.Context) error {
 func (w *worker) sumOf(ctx context.Context, t TableSum) (Digest, int64, error) {
 	var sum Digest
 	var rows int64
+	view, err := w.Shards.View(ctx)
+	if err != nil {
+		return sum, 0, err
+	}
 	for _, shard := range w.Shards.All() {
-		one, n, err := digestTable(ctx, shard, w.Shards, w.run.Study, t.Name, t.Columns, w.Config)
+		one, n, err := digestTable(ctx, shard, view, w.Shards, w.run.Study, t.Name, t.Columns, w.Config)
 		if err != nil {
 			return sum, 0, err
 		}
@@ -109,7 +113,7 @@ func (w *worker) sumOf(ctx context.Context, t TableSum) (Digest, int64, error) {
 }
 
 // digestTable digests a study's rows of a table that belong on a shard. Columns narrows it to some; nil: all there are.
-func digestTable(ctx context.Context, shard *db.DB, shards *db.Shards, study int64, table string, columns []string, c Config) (Digest, int64, error) {
+func digestTable(ctx context.Context, shard *db.DB, view db.View, shards *db.Shards, study int64, table string, columns []string, c Config) (Digest, int64, error) {
 	shapes, err := shapesOf(ctx, shard)
 	if err != nil {
 		return Digest{}, 0, err
@@ -132,7 +136,7 @@ func digestTable(ctx context.Context, shard *db.DB, shards *db.Shards, study int
 			return d.sum, d.rows, err
 		}
 		for _, r := range rows {
-			if placed(shards, full, r, shard.Name) != shard {
+			if placed(view, shards, full, r, shard.Name) != shard {
 				continue
 			}
 			some := make(row, len(places))

@@ -150,7 +150,7 @@ func testKeys() (*keyring.Keyring, error) {
 // testConfig has parts and blocks so small that a small study has many.
 func testConfig() Config {
 	c := DefaultConfig()
-	c.PartRows, c.BlockRows, c.ScanRows, c.GroupRows, c.LeaseTTL, c.OpenFiles = 400, 60, 500, 1000, 400*time.Millisecond, 8
+	c.PartRows, c.BlockRows, c.ScanRows, c.GroupRows, c.OpenFiles = 400, 60, 500, 1000, 8
 	return c
 }
 
@@ -381,7 +381,7 @@ const answersEach = 8 // of answerBody
 func (r *rig) close(t *testing.T, study int64) {
 	t.Helper()
 	for _, d := range r.shards.All() {
-		if err := d.SetStanding(t.Context(), study, db.Closed); err != nil {
+		if err := d.SetStanding(t.Context(), study, db.Closed, 7); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -391,11 +391,15 @@ func (r *rig) close(t *testing.T, study int64) {
 func (r *rig) sums(t *testing.T, study int64) map[string]string {
 	t.Helper()
 	out := make(map[string]string)
+	view, err := r.shards.View(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, table := range Tables() {
 		var sum Digest
 		var rows int64
 		for _, d := range r.shards.All() {
-			one, n, err := digestTable(t.Context(), d, r.shards, study, table.Name, nil, DefaultConfig())
+			one, n, err := digestTable(t.Context(), d, view, r.shards, study, table.Name, nil, DefaultConfig())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -161,7 +161,11 @@ func (s *Service) outgoing(ctx context.Context, is *Run) error {
 	if err != nil {
 		return fmt.Errorf("ids: %w", err)
 	}
-	is.ID, is.Layout = ids[0], layoutOf(s.Shards)
+	view, err := s.Shards.View(ctx)
+	if err != nil {
+		return err
+	}
+	is.ID, is.Layout = ids[0], layoutOf(view, s.Shards)
 	is.Key, err = s.Keys.NewDataKey(is.Study)
 	return err
 }

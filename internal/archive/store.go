@@ -322,10 +322,10 @@ func (s *Store) StudyOf(ctx context.Context, participant int64) (int64, error) {
 }
 
 // layoutOf tells which bucket is on which shard, by the shards' names.
-func layoutOf(shards *db.Shards) [32]byte {
+func layoutOf(view db.View, shards *db.Shards) [32]byte {
 	h := sha256.New()
-	for b := range db.Buckets {
-		fmt.Fprintf(h, "%d=%s\n", b, shards.ForBucket(b).Name)
+	for _, d := range shards.All() {
+		fmt.Fprintf(h, "%s %v\n", d.Name, view.Buckets(d))
 	}
 	return [32]byte(h.Sum(nil))
 }

@@ -98,11 +98,11 @@ func (w *walker) read(ctx context.Context, upper []any, limit int) ([]row, error
 	return rows, db.Error(t.Name, err)
 }
 
-// placed returns the shard that a row belongs on now: that of its participant or of its bucket. Rows of neither stay on the shard
-// with the name origin, or go to the first where that is gone.
-func placed(shards *db.Shards, s *shape, r row, origin string) *db.DB {
-	if bucket, ok := bucketOf(s, r); ok {
-		return shards.ForBucket(bucket)
+// placed returns the shard that a row belongs on: that of its participant. Rows of nobody stay on the shard with the name origin, or
+// go to the first where that is gone.
+func placed(view db.View, shards *db.Shards, s *shape, r row, origin string) *db.DB {
+	if participant := participantOf(s, r); participant != 0 {
+		return view.For(participant)
 	}
 	for _, d := range shards.All() {
 		if d.Name == origin {
@@ -112,19 +112,14 @@ func placed(shards *db.Shards, s *shape, r row, origin string) *db.DB {
 	return shards.All()[0]
 }
 
-// bucketOf returns the bucket that a row belongs to, where it has one.
-func bucketOf(s *shape, r row) (int, bool) {
-	if at := s.place(s.table.participant); at >= 0 {
-		if participant, ok := r[at].(int64); ok && participant != 0 {
-			return db.Bucket(participant), true
-		}
+// participantOf returns whose a row is; 0: nobody's.
+func participantOf(s *shape, r row) int64 {
+	at := s.place(s.table.participant)
+	if at < 0 {
+		return 0
 	}
-	if at := s.place("bucket"); at >= 0 {
-		if bucket, ok := r[at].(int64); ok && bucket >= 0 && bucket < db.Buckets {
-			return int(bucket), true
-		}
-	}
-	return 0, false
+	participant, _ := r[at].(int64)
+	return participant
 }
 
 // move is what one transaction of a shard does with rows of one block.
@@ -136,16 +131,21 @@ type move struct {
 	rows  []row
 }
 
-// enter asks the shard for admission and holds the fence: a process that was overtaken gets no further. It must come first.
-func (m *move) enter(shard *db.DB, tx *gorm.DB) error {
-	var buckets []int
+// participants returns whose the rows are.
+func (m *move) participants() []int64 {
+	var out []int64
 	for _, r := range m.rows {
-		if b, ok := bucketOf(m.shape, r); ok {
-			buckets = append(buckets, b)
+		if p := participantOf(m.shape, r); p != 0 && (len(out) == 0 || out[len(out)-1] != p) {
+			out = append(out, p)
 		}
 	}
-	if len(buckets) > 0 {
-		doors, err := shard.Ask(tx, buckets...)
+	return out
+}
+
+// enter asks the shard for admission and holds the fence: a process that was overtaken gets no further. It must come first.
+func (m *move) enter(shard *db.DB, tx *gorm.DB) error {
+	if participants := m.participants(); len(participants) > 0 {
+		doors, err := shard.AskOf(tx, participants...)
 		if err != nil {
 			return err
 		}
@@ -279,17 +279,6 @@ func forget(ctx context.Context, shard *db.DB, study, token int64, t db.ShardTab
 			return db.Error(t.Name, err)
 		}
 	}
-}
-
-// left counts a study's rows of a table on a shard.
-func left(ctx context.Context, shard *db.DB, study int64, t Table) (int64, error) {
-	statement := "SELECT COUNT(*) FROM " + t.Name + " WHERE study_id = ?"
-	if t.by == byParticipant {
-		statement = "SELECT COUNT(*) FROM " + t.Name + " t JOIN participant p ON p.id = t.participant_id WHERE p.study_id = ?"
-	}
-	var n int64
-	err := shard.Read(ctx).Raw(statement, study).Scan(&n).Error
-	return n, db.Error(t.Name, err)
 }
 
 // keysOf returns the wrapped data keys of participants on a shard.

@@ -24,6 +24,7 @@ type worker struct {
 	token       int64
 	packer      *packer
 	definitions map[string]*questionnaire.Definition
+	view        db.View // where the buckets were when the writing began
 }
 
 // longest is how long one process may work on a study without giving others the chance to take over.
@@ -188,7 +189,11 @@ func (w *worker) closed(ctx context.Context) (same bool, err error) {
 	if err != nil || lock == w.run.Lock {
 		return err == nil, err
 	}
-	return false, w.Store.restart(ctx, w.run, layoutOf(w.Shards), lock)
+	view, err := w.Shards.View(ctx)
+	if err != nil {
+		return false, err
+	}
+	return false, w.Store.restart(ctx, w.run, layoutOf(view, w.Shards), lock)
 }
 
 // shut refuses to go on while a shard takes writes of the study.
@@ -348,14 +353,12 @@ func (w *worker) remove(ctx context.Context) error {
 		if err := w.blocks(ctx, t.Name, (*move).remove); err != nil {
 			return err
 		}
-		for _, shard := range w.Shards.All() {
-			n, err := left(ctx, shard, w.run.Study, t)
-			if err != nil {
-				return err
-			}
-			if n > 0 {
-				return differs("%d rows of table %s on shard %s are not in the archive", n, t.Name, shard.Name)
-			}
+		_, rows, err := w.sumOf(ctx, TableSum{Name: t.Name})
+		if err != nil {
+			return err
+		}
+		if rows > 0 {
+			return differs("%d rows of table %s are on the shards and not in the archive", rows, t.Name)
 		}
 	}
 	return w.advance(ctx)
@@ -396,11 +399,31 @@ func (w *worker) blocks(ctx context.Context, table string, do func(*move, contex
 
 const allMoved = 1 << 40 // blocks: more than a file has
 
+// block moves the rows of one block, on the shards where they are now: a bucket may change its shard meanwhile.
 func (w *worker) block(ctx context.Context, e *Entry, s *shape, rows []row, do func(*move, context.Context, *db.DB) error) error {
+	for try := 0; ; try++ {
+		moved, err := w.blockOnce(ctx, e, s, rows, do)
+		if !db.IsMoved(err) || try >= followMoves {
+			return err
+		}
+		if err := w.Shards.Await(ctx, moved); err != nil {
+			return err
+		}
+	}
+}
+
+const followMoves = 10 // times that the rows of one block are looked for anew
+
+// blockOnce returns one of the participants whose bucket was elsewhere, with the error that says so.
+func (w *worker) blockOnce(ctx context.Context, e *Entry, s *shape, rows []row, do func(*move, context.Context, *db.DB) error) (int64, error) {
+	view, err := w.Shards.View(ctx)
+	if err != nil {
+		return 0, err
+	}
 	for _, shard := range w.Shards.All() {
 		m := &move{study: w.run.Study, token: w.token, at: w.now(), shape: s}
 		for _, r := range rows {
-			if placed(w.Shards, s, r, e.Shard) == shard {
+			if placed(view, w.Shards, s, r, e.Shard) == shard {
 				m.rows = append(m.rows, r)
 			}
 		}
@@ -408,10 +431,10 @@ func (w *worker) block(ctx context.Context, e *Entry, s *shape, rows []row, do f
 			continue
 		}
 		if err := do(m, ctx, shard); err != nil {
-			return db.Error(s.table.Name, err)
+			return participantOf(s, m.rows[0]), db.Error(s.table.Name, err)
 		}
 	}
-	return nil
+	return 0, nil
 }
 
 // entry is the evidence of a change, in the trail of the study's design, which does not leave the metadata database.

@@ -33,6 +33,9 @@ type part struct {
 
 // write fills files from the shards. While it runs no bucket may change its shard: if one did, everything is written anew.
 func (w *worker) write(ctx context.Context) error {
+	if same, err := w.settled(ctx); err != nil || !same {
+		return err
+	}
 	if err := w.tidy(ctx); err != nil {
 		return err
 	}
@@ -57,10 +60,21 @@ func (w *worker) write(ctx context.Context) error {
 			}
 		}
 	}
-	if layoutOf(w.Shards) != w.run.Layout {
-		return w.Store.restart(ctx, w.run, layoutOf(w.Shards), w.run.Lock)
+	if same, err := w.settled(ctx); err != nil || !same {
+		return err
 	}
 	return w.advance(ctx)
+}
+
+// settled looks where the buckets are, and begins anew where that is not as it was when the writing began.
+func (w *worker) settled(ctx context.Context) (same bool, err error) {
+	if w.view, err = w.Shards.View(ctx); err != nil {
+		return false, err
+	}
+	if now := layoutOf(w.view, w.Shards); now != w.run.Layout {
+		return false, w.Store.restart(ctx, w.run, now, w.run.Lock)
+	}
+	return true, nil
 }
 
 // lane writes what is left of a lane, part after part.
@@ -185,7 +199,7 @@ const groupBytes = 16 << 20 // of an evidence file's row group, which is held in
 func (b *blocks) add(ctx context.Context, shard *db.DB, rows []row) error {
 	var buffer []byte
 	for _, r := range rows {
-		if placed(b.worker.Shards, b.shape, r, shard.Name) != shard {
+		if placed(b.worker.view, b.worker.Shards, b.shape, r, shard.Name) != shard {
 			continue
 		}
 		var err error
@@ -328,7 +342,7 @@ func (t *tables) add(ctx context.Context, s *shape, rows []row) (int, error) {
 	open := make(map[int64]*keyring.DataKey)
 	for i := range list {
 		r := &list[i]
-		if placed(w.Shards, s, rows[i], t.shard.Name) != t.shard {
+		if placed(w.view, w.Shards, s, rows[i], t.shard.Name) != t.shard {
 			continue
 		}
 		p, err := t.pair(ctx, r)

@@ -24,6 +24,14 @@ func (s *Store) Shelve(ctx context.Context, study, version int64, from, to strin
 		case r.Status != from || version != 0 && r.Version != version:
 			return errs.New(errs.Conflict, "study_not_"+from, "the study is not "+from+" as it was; it is "+r.Status)
 		}
+		// Two people may just have agreed to open it.
+		var opening int64
+		if err := tx.Table("study_lock").Where("study_id = ? AND state = ?", study, ClosureUnlocking).Count(&opening).Error; err != nil {
+			return err
+		}
+		if opening > 0 {
+			return errs.New(errs.Conflict, "study_not_"+from, "the study is being unlocked")
+		}
 		return change(tx, r.study(), map[string]any{"status": to, "version": r.Version + 1}, entry)
 	}))
 }

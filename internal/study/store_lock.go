@@ -79,6 +79,14 @@ func (s *Store) AgreeUnlock(ctx context.Context, was, is Closure, entry audit.En
 
 func (s *Store) unlock(ctx context.Context, was Closure, entry audit.Entry, columns map[string]any) error {
 	return db.Error("lock of the study", s.Meta.Tx(ctx, func(tx *gorm.DB) error {
+		// The study's row orders this with the archive: of an unlock and a move into the archive, one comes first.
+		var st studyRow
+		if err := db.ForUpdate(tx).Table("study").Select("id", "status").Where("id = ?", was.Study).Take(&st).Error; err != nil {
+			return err
+		}
+		if st.Status != Locked {
+			return errNotLocked(st.Status)
+		}
 		done := tx.Table("study_lock").Where("id = ? AND state = ? AND unlock_by = ?", was.ID, was.State, was.UnlockBy).Updates(columns)
 		if done.Error != nil {
 			return done.Error
