@@ -199,7 +199,8 @@ func (s *server) routes() error {
 		return err
 	}
 	(&ingest.Door{Service: s.door, Slots: slots}).Routes(s.web.Gin(), api)
-	submission.Routes(api, &submission.Service{Store: s.submissions, Participants: s.profiles, Recent: s.door, Intake: s.keyring.Intake(), Guard: s.guard})
+	submission.Routes(api, &submission.Service{Store: s.submissions, Participants: s.profiles, Recent: s.door, Intake: s.keyring.Intake(), Guard: s.guard,
+		Definitions: s.catalog})
 	s.studies.Routes(api)
 	s.locks.Routes(api)
 	s.signer.Routes(api)

@@ -26,6 +26,7 @@ func Compile(raw []byte, limits Limits) (*Definition, []errs.Finding) {
 	c.definition.items = c.items(q.Item, nil, "Questionnaire", 1)
 	c.conditions(q.Item)
 	c.cycles()
+	c.scores(q.Extension)
 	if len(c.findings) > 0 {
 		return nil, c.findings
 	}
@@ -197,6 +198,7 @@ func (c *compiler) options(f *fhirItem, it *item, at string) {
 			if e.URL == exclusiveURL && e.Rest.raw("value") == "true" {
 				it.exclusive[v.key()] = true
 			}
+			c.weigh(it, &v, where, e)
 		}
 	}
 }

@@ -9,6 +9,7 @@
 package questionnaire
 
 import (
+	"math/big"
 	"regexp"
 
 	"github.com/eprod/eprod/internal/errs"
@@ -30,6 +31,7 @@ type Definition struct {
 	url, version, title string
 	items               []*item          // top level
 	all                 map[string]*item // by linkId
+	scores              []*ScoreRule
 }
 
 // URL returns the canonical url without the version.
@@ -124,7 +126,8 @@ type item struct {
 	low, high            *Value // inclusive
 	options              map[string]bool
 	exclusive            map[string]bool
-	optionNames          map[string]bool // value[x] names that the options have
+	optionNames          map[string]bool     // value[x] names that the options have
+	weights              map[string]*big.Rat // of options that declare one, by value
 	units                map[string]bool
 	mimeTypes            map[string]bool
 	maxSize              float64 // bytes; 0: no bound

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/web"
 )
 
@@ -36,22 +37,44 @@ func (r Receipt) Body() ReceiptBody {
 }
 
 type responseItem struct {
-	ID            web.ID     `json:"id"`
-	Study         web.ID     `json:"study"`
-	Participant   web.ID     `json:"participant"`
-	Number        string     `json:"number" doc:"participant number"`
-	Task          web.ID     `json:"task"`
-	Submission    string     `json:"submission" format:"uuid"`
-	SHA256        string     `json:"sha256"`
-	Questionnaire string     `json:"questionnaire" doc:"canonical url"`
-	Version       string     `json:"version"`
-	Status        string     `json:"status"`
-	Authored      string     `json:"authored" doc:"device time with the device's offset, as written by the device"`
-	Zone          string     `json:"zone" doc:"the zone of the task's window"`
-	Late          bool       `json:"late"`
-	ReceivedAt    string     `json:"receivedAt" format:"date-time"`
-	StoredAt      string     `json:"storedAt" format:"date-time"`
-	Scores        []struct{} `json:"scores"`
+	ID            web.ID      `json:"id"`
+	Study         web.ID      `json:"study"`
+	Participant   web.ID      `json:"participant"`
+	Number        string      `json:"number" doc:"participant number"`
+	Task          web.ID      `json:"task"`
+	Submission    string      `json:"submission" format:"uuid"`
+	SHA256        string      `json:"sha256"`
+	Questionnaire string      `json:"questionnaire" doc:"canonical url"`
+	Version       string      `json:"version"`
+	Status        string      `json:"status"`
+	Authored      string      `json:"authored" doc:"device time with the device's offset, as written by the device"`
+	Zone          string      `json:"zone" doc:"the zone of the task's window"`
+	Late          bool        `json:"late"`
+	ReceivedAt    string      `json:"receivedAt" format:"date-time"`
+	StoredAt      string      `json:"storedAt" format:"date-time"`
+	Scores        []scoreView `json:"scores"`
+}
+
+type scoreView struct {
+	Name      string   `json:"name"`
+	Version   string   `json:"version" doc:"of the algorithm"`
+	Algorithm string   `json:"algorithm" doc:"SHA-256 over the algorithm and the weights"`
+	Method    string   `json:"method" enum:"sum,mean"`
+	Value     *float64 `json:"value" doc:"null where too few items are answered"`
+	Used      []string `json:"used" doc:"linkIds that are answered"`
+	Missing   []string `json:"missing" doc:"linkIds that are not; they never count as zero"`
+}
+
+func scoreViews(scores []questionnaire.Score) []scoreView {
+	out := make([]scoreView, len(scores))
+	for i, s := range scores {
+		out[i] = scoreView{Name: s.Rule.Name, Version: s.Rule.Version, Algorithm: s.Rule.Hash, Method: s.Rule.Method,
+			Used: append([]string{}, s.Used...), Missing: append([]string{}, s.Missing...)}
+		if s.Valid {
+			out[i].Value = &s.Value
+		}
+	}
+	return out
 }
 
 type responseBody struct {
@@ -63,7 +86,7 @@ type responseBody struct {
 func item(v View) responseItem {
 	return responseItem{ID: web.ID(v.ID), Study: web.ID(v.Study), Participant: web.ID(v.Participant), Number: v.Number, Task: web.ID(v.Task),
 		Submission: v.Submission.String(), SHA256: v.Record.Receipt().Hash(), Questionnaire: v.Questionnaire, Version: v.Version, Status: v.Status,
-		Authored: v.Authored, Zone: v.Zone, Late: v.Late, ReceivedAt: Timestamp(v.ReceivedAt), StoredAt: Timestamp(v.StoredAt), Scores: []struct{}{}}
+		Authored: v.Authored, Zone: v.Zone, Late: v.Late, ReceivedAt: Timestamp(v.ReceivedAt), StoredAt: Timestamp(v.StoredAt), Scores: scoreViews(v.Scores)}
 }
 
 type quarantineItem struct {

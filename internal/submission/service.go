@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -11,6 +12,7 @@ import (
 	"github.com/eprod/eprod/internal/auth"
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/keyring"
+	"github.com/eprod/eprod/internal/questionnaire"
 )
 
 // Participants answers what a view needs to know about participants.
@@ -27,6 +29,12 @@ type Recent interface {
 	Receipt(ctx context.Context, participant int64, id uuid.UUID) (Receipt, bool)
 }
 
+// Definitions knows questionnaire versions.
+type Definitions interface {
+	// Definition refuses a canonical that is not a version of the study.
+	Definition(ctx context.Context, study int64, canonical string) (*questionnaire.Definition, error)
+}
+
 // Service answers what became of submissions: to the device by receipt, to staff by views.
 type Service struct {
 	Store        *Store
@@ -34,6 +42,7 @@ type Service struct {
 	Recent       Recent
 	Intake       *keyring.DataKey
 	Guard        auth.Guard
+	Definitions  Definitions
 }
 
 // Receipt returns the caller's own receipt. A UUID that the caller never sent is NotFound; so is, for a moment, a record
@@ -61,6 +70,7 @@ type View struct {
 	Response
 	Number string // participant number
 	Body   []byte // the QuestionnaireResponse as received; only in Open
+	Scores []questionnaire.Score
 }
 
 // List returns one page of a study's responses, newest first, of the sites that the caller may see.
@@ -68,6 +78,7 @@ func (s *Service) List(ctx context.Context, f Filter) ([]View, error) {
 	if err := s.narrow(ctx, &f, auth.ResponseRead); err != nil {
 		return nil, err
 	}
+	f.Bodies = true // for the scores
 	responses, err := s.Store.Responses(ctx, f)
 	if err != nil {
 		return nil, err
@@ -75,6 +86,10 @@ func (s *Service) List(ctx context.Context, f Filter) ([]View, error) {
 	views := make([]View, len(responses))
 	ids := make([]int64, len(responses))
 	for i, r := range responses {
+		if views[i].Scores, err = s.scores(ctx, &r); err != nil {
+			return nil, err
+		}
+		r.Sealed = nil
 		views[i].Response, ids[i] = r, r.Participant
 	}
 	numbers, err := s.Participants.Numbers(ctx, ids)
@@ -100,8 +115,12 @@ func (s *Service) Open(ctx context.Context, id int64) (View, error) {
 	if err != nil {
 		return View{}, err
 	}
+	scores, err := s.scored(ctx, &r, body)
+	if err != nil {
+		return View{}, err
+	}
 	numbers, err := s.Participants.Numbers(ctx, []int64{r.Participant})
-	return View{Response: r, Number: numbers[r.Participant], Body: body}, err
+	return View{Response: r, Number: numbers[r.Participant], Body: body, Scores: scores}, err
 }
 
 // Quarantined returns one page of what waits for a person, newest first.
@@ -110,6 +129,32 @@ func (s *Service) Quarantined(ctx context.Context, f Filter) ([]Quarantine, erro
 		return nil, err
 	}
 	return s.Store.Quarantined(ctx, f)
+}
+
+// scores opens a stored response where its questionnaire declares scores.
+func (s *Service) scores(ctx context.Context, r *Response) ([]questionnaire.Score, error) {
+	d, err := s.Definitions.Definition(ctx, r.Study, r.Questionnaire+"|"+r.Version)
+	if err != nil || len(d.ScoreRules()) == 0 {
+		return nil, err
+	}
+	body, err := s.open(ctx, &r.Record)
+	if err != nil {
+		return nil, err
+	}
+	return s.scored(ctx, r, body)
+}
+
+// scored computes the scores of a stored response from its body: they are never kept apart from the answers, so they cannot differ.
+func (s *Service) scored(ctx context.Context, r *Response, body []byte) ([]questionnaire.Score, error) {
+	d, err := s.Definitions.Definition(ctx, r.Study, r.Questionnaire+"|"+r.Version)
+	if err != nil || len(d.ScoreRules()) == 0 {
+		return nil, err
+	}
+	parsed, err := questionnaire.ParseResponse(body)
+	if err != nil {
+		return nil, fmt.Errorf("stored response %d: %w", r.ID, err)
+	}
+	return d.Scores(parsed), nil
 }
 
 func (s *Service) narrow(ctx context.Context, f *Filter, a auth.Action) error {

@@ -295,11 +295,15 @@ type Filter struct {
 	From, To      time.Time // on ReceivedAt, From inclusive, To exclusive
 	Before        int64     // keyset: only smaller ids
 	Limit         int
+	Bodies        bool // of responses: sealed bodies, too
 }
 
-// Responses lists stored responses without their bodies, newest first, merged over the shards.
+// Responses lists stored responses, newest first, merged over the shards; their bodies only where the filter asks for them.
 func (s *Store) Responses(ctx context.Context, f Filter) ([]Response, error) {
-	columns := without(responseColumns, "sealed")
+	columns := responseColumns
+	if !f.Bodies {
+		columns = without(responseColumns, "sealed")
+	}
 	return list(ctx, s.Shards, f, "response", columns, responseRow.response, func(r Response) int64 { return r.ID }, func(r Response) int64 { return r.Participant })
 }
 
