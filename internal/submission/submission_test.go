@@ -24,7 +24,8 @@ func TestRecordSurvivesTheLog(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := Record{ID: rapid.Int64().Draw(t, "id"), Participant: rapid.Int64().Draw(t, "participant"), Study: rapid.Int64().Draw(t, "study"), Task: rapid.Int64().Draw(t, "task"),
 			ReceivedAt: time.UnixMicro(rapid.Int64Range(0, 1<<52).Draw(t, "at")).UTC(), Key: rapid.SampledFrom([]Key{KeyParticipant, KeyIntake}).Draw(t, "key"),
-			Source: rapid.StringN(0, 16, 64).Draw(t, "source"), Sealed: rapid.SliceOf(rapid.Byte()).Draw(t, "sealed")}
+			Source: rapid.StringN(0, 16, 64).Draw(t, "source"), Sealed: rapid.SliceOf(rapid.Byte()).Draw(t, "sealed"),
+			Trace: rapid.SampledFrom([]string{"", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}).Draw(t, "trace")}
 		copy(want.Submission[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "uuid"))
 		copy(want.SHA256[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "sum"))
 		got, err := FromMessage(want.Message(0))
