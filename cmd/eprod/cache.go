@@ -22,7 +22,7 @@ func (p *program) cacheCommand() *cobra.Command {
 			"Exit code 0 means that nothing was old. A running server does the same for a sample, see catalog.verifyEvery.",
 		Args: cobra.NoArgs,
 	}
-	verify.RunE = p.withStores(func(cmd *cobra.Command, s *stores) error {
+	verify.RunE = p.withData(func(cmd *cobra.Command, s *stores) error {
 		a, err := newApp(cmd.Context(), s)
 		if err != nil {
 			return err

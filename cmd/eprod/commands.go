@@ -36,7 +36,7 @@ func rootCommand(env []string) *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&p.configFile, "config", envOr(env, "EPROD_CONFIG", ""), "settings file (default ./config.yaml where it exists)")
 	p.setting(root, "data-dir", "dataDir", "folder of the embedded stores")
-	root.AddCommand(p.serveCommand(), p.migrateCommand(), p.configCommand(), p.userCommand(), p.reconcileCommand(), p.archiveCommand(), p.cacheCommand(), p.idCommand(), p.sandboxCommand(), p.healthCommand(), versionCommand())
+	root.AddCommand(p.serveCommand(), p.migrateCommand(), p.configCommand(), p.userCommand(), p.reconcileCommand(), p.archiveCommand(), p.shardsCommand(), p.cacheCommand(), p.idCommand(), p.sandboxCommand(), p.healthCommand(), versionCommand())
 	return root
 }
 
@@ -160,6 +160,20 @@ func (p *program) withStores(run func(*cobra.Command, *stores) error) func(*cobr
 		}
 		return errors.Join(err, s.close())
 	}
+}
+
+// withData is withStores for commands that go by the map of the shards. They are not among the processes that a move waits for, and so
+// they ask the shards.
+func (p *program) withData(run func(*cobra.Command, *stores) error) func(*cobra.Command, []string) error {
+	return p.withStores(func(cmd *cobra.Command, s *stores) error {
+		if err := s.schema(cmd.Context()); err != nil {
+			return err
+		}
+		if err := s.growth.Prepare(cmd.Context()); err != nil {
+			return err
+		}
+		return run(cmd, s)
+	})
 }
 
 func (p *program) userCommand() *cobra.Command {

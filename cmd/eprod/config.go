@@ -9,6 +9,7 @@ import (
 
 	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/growth"
 	"github.com/eprod/eprod/internal/idgen"
 	"github.com/eprod/eprod/internal/ingest"
 	"github.com/eprod/eprod/internal/kafka"
@@ -53,6 +54,7 @@ type Config struct {
 	Cache         cache.Config              `koanf:"cache"`
 	Locks         lock.Config               `koanf:"locks"`
 	StudyLock     study.LockConfig          `koanf:"studyLock"`
+	Growth        growth.Config             `koanf:"growth"`
 	Outbox        outbox.Config             `koanf:"outbox"`
 	Ingest        ingest.Config             `koanf:"ingest"`
 	Processor     processor.Config          `koanf:"processor"`
@@ -150,6 +152,7 @@ func defaultConfig() Config {
 		Cache:         cache.DefaultConfig(),
 		Locks:         lock.DefaultConfig(),
 		StudyLock:     study.DefaultLockConfig(),
+		Growth:        growth.DefaultConfig(),
 		Outbox:        outbox.DefaultConfig(),
 		Ingest:        ingest.DefaultConfig(),
 		Processor:     processor.DefaultConfig(),
@@ -235,6 +238,7 @@ func (c *Config) Validate() error {
 	section("cache", c.Cache.Validate())
 	section("locks", c.Locks.Validate())
 	section("studyLock", c.StudyLock.Validate())
+	section("growth", c.Growth.Validate())
 	section("outbox", c.Outbox.Validate())
 	section("ingest", c.Ingest.Validate())
 	section("processor", c.Processor.Validate())

@@ -25,7 +25,7 @@ func (p *program) reconcileCommand() *cobra.Command {
 			"records that the processor has not reached yet are pending, not missing.",
 		Args: cobra.NoArgs,
 	}
-	cmd.RunE = p.withStores(func(cmd *cobra.Command, s *stores) error {
+	cmd.RunE = p.withData(func(cmd *cobra.Command, s *stores) error {
 		balances, err := s.reconcile(cmd.Context(), since)
 		if err != nil {
 			return err

@@ -88,6 +88,7 @@ func (s *server) parts() []part {
 		{"producer", both, stageProduce, s.producer.Run},
 		{"metrics of the stores", both, stageProduce, s.sampler.Run},
 		{"traces", both, stageStores, s.tracing.Run},
+		{"map of the shards", both, stageStores, s.followMap},
 		{"embedded stores", both, stageStores, s.embeddedStores},
 		{"operators' listener", both, stageStores, s.ops.Run},
 	}
@@ -119,9 +120,15 @@ func serve(ctx context.Context, c *Config, out, logTo io.Writer) error {
 // prepare migrates embedded databases, whose only program this is, and checks the schema of real ones.
 func (s *stores) prepare(ctx context.Context) error {
 	if s.embedded != nil {
-		return s.migrate(ctx)
+		if err := s.migrate(ctx); err != nil {
+			return err
+		}
+		return s.growth.Prepare(ctx)
 	}
 	if err := s.schema(ctx); err != nil {
+		return err
+	}
+	if err := s.growth.Prepare(ctx); err != nil {
 		return err
 	}
 	if err := s.topics(ctx); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/embedded"
+	"github.com/eprod/eprod/internal/growth"
 	"github.com/eprod/eprod/internal/kafka"
 	"github.com/eprod/eprod/internal/keyring"
 	"github.com/eprod/eprod/internal/submission"
@@ -32,6 +33,7 @@ type stores struct {
 	embedded *embedded.Embedded // nil when every store is real
 	meta     *db.DB
 	shards   *db.Shards
+	growth   *growth.Service // where the buckets of the shards are
 	kafka    kafka.Config
 	dial     kafka.Dial // nil: TCP
 	redis    *redis.Client
@@ -127,8 +129,11 @@ func (s *stores) openDatabases(ctx context.Context) error {
 			shards, ranges = append(shards, shard), append(ranges, r)
 		}
 	}
-	s.shards, err = db.NewShards(shards, ranges)
-	return err
+	if s.shards, err = db.NewShards(shards, ranges); err != nil {
+		return err
+	}
+	s.growth = &growth.Service{Store: &growth.Store{Meta: s.meta}, Shards: s.shards, Config: s.config.Growth, Now: time.Now, Logger: s.log}
+	return nil
 }
 
 func (s *stores) openRedis() {

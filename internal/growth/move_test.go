@@ -1,0 +1,493 @@
+package growth
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"gorm.io/gorm"
+
+	"github.com/eprod/eprod/internal/db"
+)
+
+// life is what goes on while buckets move: writers and readers of several processes. What a writer was told is remembered.
+type life struct {
+	*plant
+	processes []*Service
+	ids       []int64
+	acked     []atomic.Int64 // receipts by place in ids
+	serial    atomic.Int64
+	writes    atomic.Int64
+	reads     atomic.Int64
+	doubles   atomic.Int64 // that a reader would see who does not take copies out
+	slowest   atomic.Int64
+	running   sync.WaitGroup
+	over      context.CancelFunc
+}
+
+var receiptColumns = []string{"participant_id", "submission", "id", "study_id", "task_id", "sha256", "state", "received_at", "processed_at"}
+
+func (l *life) receipt(p int64) []any {
+	id := l.serial.Add(1)
+	return []any{p, binary.BigEndian.AppendUint64([]byte("submitted"[:8]), uint64(id)), 1<<40 + id, 3, 1, make([]byte, 32), "stored", 1, 1}
+}
+
+func (l *life) begin() {
+	ctx, over := context.WithCancel(context.Background())
+	l.over = over
+	for _, s := range l.processes {
+		for range 2 {
+			l.running.Go(func() { l.write(ctx, s) })
+		}
+		l.running.Go(func() { l.batches(ctx, s) })
+		l.running.Go(func() { l.claim(ctx, s) })
+		l.running.Go(func() { l.read(ctx, s) })
+		l.running.Go(func() { l.count(ctx, s) })
+	}
+}
+
+func (l *life) end() {
+	l.over()
+	l.running.Wait()
+}
+
+// write submits for one participant after the other.
+func (l *life) write(ctx context.Context, s *Service) {
+	for ctx.Err() == nil {
+		i := rand.IntN(len(l.ids))
+		p := l.ids[i]
+		began := time.Now()
+		err := s.Shards.Write(context.WithoutCancel(ctx), db.Claim{Study: 3, Participant: p}, func(tx *gorm.DB) error {
+			if err := tx.Exec("UPDATE participant SET version = version + 1 WHERE id = ?", p).Error; err != nil {
+				return err
+			}
+			return db.Insert(tx, "receipt", receiptColumns, [][]any{l.receipt(p)})
+		})
+		if err != nil {
+			l.t.Errorf("a write of participant %d: %v", p, err)
+			return
+		}
+		l.acked[i].Add(1)
+		l.writes.Add(1)
+		for took := int64(time.Since(began)); ; {
+			if was := l.slowest.Load(); took <= was || l.slowest.CompareAndSwap(was, took) {
+				break
+			}
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// batches writes for several participants in one transaction, as the processor does.
+func (l *life) batches(ctx context.Context, s *Service) {
+	for ctx.Err() == nil {
+		places := rand.Perm(len(l.ids))[:8]
+		err := db.Apart(context.WithoutCancel(ctx), s.Shards, places, func(i int) int64 { return l.ids[i] }, func(ctx context.Context, shard *db.DB, places []int) error {
+			return shard.Tx(ctx, func(tx *gorm.DB) error {
+				whose := make([]int64, len(places))
+				var rows [][]any
+				for n, i := range places {
+					whose[n] = l.ids[i]
+					rows = append(rows, l.receipt(l.ids[i]))
+				}
+				if _, err := shard.AskOf(tx, whose...); err != nil {
+					return err
+				}
+				return db.Insert(tx, "receipt", receiptColumns, rows)
+			})
+		})
+		if err != nil {
+			l.t.Errorf("a batch: %v", err)
+			return
+		}
+		for _, i := range places {
+			l.acked[i].Add(1)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// claim takes tasks whose time has come, as reminders do, whoever's they are.
+func (l *life) claim(ctx context.Context, s *Service) {
+	for ctx.Err() == nil {
+		for _, shard := range s.Shards.All() {
+			err := shard.Tx(context.WithoutCancel(ctx), func(tx *gorm.DB) error {
+				visit, err := shard.AskAll(tx)
+				if err != nil {
+					return err
+				}
+				var tasks []struct{ ParticipantID, ID int64 }
+				due := db.SkipLocked(tx.Table("task")).Select("participant_id", "id").Where("remind_at > 0")
+				if err := visit.Except(due).Order("remind_at").Limit(3).Find(&tasks).Error; err != nil {
+					return err
+				}
+				for _, one := range tasks {
+					if err := visit.Note(tx, one.ParticipantID); err != nil {
+						return err
+					}
+					if err := tx.Exec("UPDATE task SET remind_at = remind_at + 1000000 WHERE participant_id = ? AND id = ?", one.ParticipantID, one.ID).Error; err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				l.t.Errorf("a claim on %s: %v", shard.Name, err)
+				return
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// read holds that who reads a participant finds everything that was answered before.
+func (l *life) read(ctx context.Context, s *Service) {
+	for ctx.Err() == nil {
+		i := rand.IntN(len(l.ids))
+		before := l.acked[i].Load()
+		var n int64
+		err := s.Shards.Home(l.ids[i]).Read(context.WithoutCancel(ctx)).Table("receipt").Where("participant_id = ? AND id > ?", l.ids[i], int64(1)<<40).Count(&n).Error
+		if err != nil || n < before {
+			l.t.Errorf("participant %d has %d receipts, and %d were answered before: %v", l.ids[i], n, before, err)
+			return
+		}
+		l.reads.Add(1)
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// count holds that who reads all shards finds everybody once.
+func (l *life) count(ctx context.Context, s *Service) {
+	for ctx.Err() == nil {
+		view, err := s.Shards.View(context.WithoutCancel(ctx))
+		if err != nil {
+			l.t.Errorf("where everybody is: %v", err)
+			return
+		}
+		var mu sync.Mutex
+		seen := make(map[int64]int)
+		err = s.Shards.Each(context.WithoutCancel(ctx), func(ctx context.Context, shard *db.DB) error {
+			var ids []int64
+			if err := shard.Read(ctx).Table("participant").Pluck("id", &ids).Error; err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, id := range ids {
+				if view.Owns(shard, id) {
+					seen[id]++
+				} else {
+					l.doubles.Add(1)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			l.t.Errorf("a list: %v", err)
+			return
+		}
+		for _, id := range l.ids {
+			if seen[id] != 1 {
+				l.t.Errorf("participant %d is seen %d times", id, seen[id])
+				return
+			}
+		}
+		l.reads.Add(1)
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// killed ends the mover's goroutine as a kill does: nothing of it is finished. Connections roll back.
+type killed struct{}
+
+// work lets a mover work until it is done or dies at a step that die names; it reports whether it died, and at which step.
+func (p *plant) work(do func(*Mover, context.Context, int64, int64) error, move int64, die func(step string) bool) (step string, err error) {
+	p.t.Helper()
+	p.fence++
+	fence := p.fence
+	s := p.process() // a command is a process of its own, that follows nothing
+	m := s.mover()
+	var at string
+	m.Step = func(step string) error {
+		if die(step) {
+			at = step
+			runtime.Goexit()
+		}
+		return nil
+	}
+	ended := make(chan error, 1)
+	go func() {
+		failed := errors.New("killed")
+		defer func() { ended <- failed }()
+		failed = do(m, p.t.Context(), move, fence)
+	}()
+	err = <-ended
+	return at, err
+}
+
+func never(string) bool { return false }
+
+func kind(step string) string {
+	word, _, _ := strings.Cut(step, " ")
+	return word
+}
+
+// TestBucketsMoveWhileEverybodyWorks adds a shard and moves half of the buckets to it, with the mover killed at every kind of step,
+// while writers, readers, lists and claims of two processes, and of one that follows no map, go on.
+func TestBucketsMoveWhileEverybodyWorks(t *testing.T) {
+	p := newPlant(t)
+	if p == nil {
+		return
+	}
+	people := 120
+	buckets := "0-5,128-133"
+	if os.Getenv("EPROD_TEST_LONG") != "" {
+		people, buckets = 5000, "0-63,128-191"
+		p.config.Group = 16
+	}
+	first, second := p.following("first"), p.following("second")
+	careful := p.process()
+	l := &life{plant: p, processes: []*Service{first, second, careful}, ids: p.seed(first, people), acked: make([]atomic.Int64, people)}
+	strangers(t, p, first)
+	if _, err := first.Begin(t.Context(), "shard2", []int{1}); err == nil {
+		t.Fatal("buckets may move to a shard that was not added")
+	}
+	if err := p.shards[0].SetStanding(t.Context(), 9, db.Closed, 4); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.shards[1].SetStanding(t.Context(), 9, db.Closed, 4); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Add(t.Context(), "shard2"); err != nil {
+		t.Fatal(err)
+	}
+	if is, err := p.shards[2].StandingOf(t.Context(), 9); is != db.Closed || err != nil {
+		t.Fatalf("a locked study is %s on the new shard: %v", is, err)
+	}
+	before := p.totals()
+	l.begin()
+	list, err := ParseBuckets(buckets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	move, err := first.Begin(t.Context(), "shard2", list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deaths := p.dieEverywhere((*Mover).Run, move)
+	t.Logf("killed at: %s", strings.Join(deaths, ", "))
+	l.end()
+	took := time.Since(began)
+	l.everythingOnce(t, before, list)
+	m, err := p.store.Move(t.Context(), move)
+	if err != nil || m.State != Done || m.In(Cleared) != len(list) {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	var held, longest time.Duration
+	for _, b := range m.Buckets {
+		held, longest = held+b.Held, max(longest, b.Held)
+	}
+	if longest > p.config.Hold+500*time.Millisecond {
+		t.Errorf("the writers of a bucket were held for %v", longest)
+	}
+	if l.doubles.Load() == 0 {
+		t.Error("no copy was ever to be seen, so the lists' test cannot fail")
+	}
+	t.Logf("%d buckets in %v with %d kills: %d writes, %d reads, no error; slowest write %v; held %v on average, %v at most", len(list), took.Round(time.Millisecond), len(deaths),
+		l.writes.Load(), l.reads.Load(), time.Duration(l.slowest.Load()).Round(time.Millisecond), (held / time.Duration(len(list))).Round(time.Millisecond), longest.Round(time.Millisecond))
+	t.Run("Unnamed", func(t *testing.T) { unnamedWriters(t, p, first) })
+	t.Run("Cancelled", func(t *testing.T) { cancelled(t, p, l) })
+	t.Run("Overtaken", func(t *testing.T) { overtakenMover(t, p, first) })
+}
+
+// strangers writes what came for somebody who is not enrolled.
+func strangers(t *testing.T, p *plant, s *Service) {
+	t.Helper()
+	const stranger = 1 << 30
+	for _, id := range []int64{0, stranger, stranger + 1, stranger + 2, stranger + 3} {
+		for _, table := range movedTables() {
+			if table.Name == "quarantine" || table.Name == "audit" {
+				p.fill(s.Shards.For(id), table, []int64{id})
+			}
+		}
+	}
+}
+
+// dieEverywhere works on a move and dies at each kind of step once.
+func (p *plant) dieEverywhere(do func(*Mover, context.Context, int64, int64) error, move int64) (deaths []string) {
+	p.t.Helper()
+	seen := make(map[string]bool)
+	for {
+		at, err := p.work(do, move, func(step string) bool {
+			if seen[kind(step)] {
+				return false
+			}
+			seen[kind(step)] = true
+			return true
+		})
+		if at == "" {
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			return deaths
+		}
+		deaths = append(deaths, kind(at))
+	}
+}
+
+// everythingOnce holds what is on the shards against what was there and what was answered.
+func (l *life) everythingOnce(t *testing.T, before map[string]int64, moved []int) {
+	t.Helper()
+	var answered int64
+	for i, id := range l.ids {
+		n := l.acked[i].Load()
+		answered += n
+		var rows int64
+		view, err := l.processes[2].Shards.View(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := view.For(id).Read(t.Context()).Table("receipt").Where("participant_id = ? AND id > ?", id, int64(1)<<40).Count(&rows).Error; err != nil || rows != n {
+			t.Errorf("participant %d has %d receipts of %d answered: %v", id, rows, n, err)
+		}
+	}
+	before["receipt"] += answered
+	if diff := cmp.Diff(before, l.totals()); diff != "" {
+		t.Errorf("rows before and now: %s", diff)
+	}
+	for _, s := range l.processes {
+		for _, b := range moved {
+			v, err := s.Shards.View(t.Context())
+			if err != nil || !slices.Contains(v.Buckets(l.shards[2]), b) {
+				t.Errorf("bucket %d is not on the new shard: %v", b, err)
+			}
+		}
+	}
+	for i, d := range l.shards {
+		standings, err := d.Standings(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for b, is := range standings {
+			want := db.Away
+			if slices.Contains(moved, b) && i == 2 || !slices.Contains(moved, b) && i == b/128 {
+				want = db.Here
+			}
+			if is != want {
+				t.Errorf("bucket %d on %s is %s, want %s", b, d.Name, is, want)
+			}
+		}
+		ids, err := people(t.Context(), d, moved)
+		if err != nil || i < 2 && len(ids) > 0 {
+			t.Errorf("%s still has %d participants of the moved buckets: %v", d.Name, len(ids), err)
+		}
+	}
+}
+
+// unnamedWriters: a writer that does not say whom it changes is found before anything is switched.
+func unnamedWriters(t *testing.T, p *plant, s *Service) {
+	bucket := db.Bucket(1)
+	source := s.Shards.ForBucket(bucket)
+	target := p.shards[0]
+	if source == target {
+		target = p.shards[1]
+	}
+	move, err := s.Begin(t.Context(), target.Name, []int{bucket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.work((*Mover).Run, move, func(step string) bool {
+		if kind(step) == "verify" {
+			p.exec(source, "UPDATE participant SET site_id = site_id + 1 WHERE id = 1")
+		}
+		return false
+	})
+	if err == nil || !strings.Contains(err.Error(), "participant 1 differ") {
+		t.Fatalf("a change that nobody named was switched: %v", err)
+	}
+	if _, err := p.work((*Mover).Cancel, move, never); err != nil {
+		t.Fatal(err)
+	}
+	if s.Shards.ForBucket(bucket) != source {
+		t.Error("the bucket has moved")
+	}
+}
+
+// cancelled: a move that is given up leaves everything where it was, whenever that is, and however often that is interrupted.
+func cancelled(t *testing.T, p *plant, l *life) {
+	s := l.processes[0]
+	list := []int{200, 201, 202}
+	before := p.totals()
+	l.begin()
+	answered := int64(0)
+	for i := range l.acked {
+		answered -= l.acked[i].Load()
+	}
+	for _, at := range []string{"announce", "verify", "opened", "gone"} {
+		move, err := s.Begin(t.Context(), "shard0", list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if step, _ := p.work((*Mover).Run, move, func(step string) bool { return kind(step) == at }); step == "" {
+			t.Fatalf("there is no step %s", at)
+		}
+		p.dieEverywhere((*Mover).Cancel, move)
+		m, err := p.store.Move(t.Context(), move)
+		want := 3
+		if at == "gone" {
+			want = 2 // one had moved
+		}
+		if err != nil || m.State != Cancelled || m.In(Undone) != want {
+			t.Errorf("cancelled at %s: %+v, %v", at, m, err)
+		}
+	}
+	l.end()
+	for i := range l.acked {
+		answered += l.acked[i].Load()
+	}
+	before["receipt"] += answered
+	if diff := cmp.Diff(before, p.totals()); diff != "" {
+		t.Errorf("rows before and now: %s", diff)
+	}
+}
+
+// overtakenMover: one that sleeps while another works cannot write any more.
+func overtakenMover(t *testing.T, p *plant, s *Service) {
+	move, err := s.Begin(t.Context(), "shard0", []int{210})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asleep, wake := make(chan struct{}), make(chan struct{})
+	old := p.process().mover()
+	old.Step = func(step string) error {
+		if kind(step) == "copy" {
+			close(asleep)
+			<-wake
+		}
+		return nil
+	}
+	p.fence++
+	ended := make(chan error)
+	fence := p.fence
+	go func() { ended <- old.Run(t.Context(), move, fence) }()
+	<-asleep
+	if _, err := p.work((*Mover).Run, move, never); err != nil {
+		t.Fatal(err)
+	}
+	close(wake)
+	if err := <-ended; err == nil || !strings.Contains(fmt.Sprint(err), "taken this move over") {
+		t.Errorf("the one that was overtaken went on: %v", err)
+	}
+}
