@@ -40,7 +40,7 @@ type plant struct {
 func newPlant(t *testing.T) *plant {
 	t.Helper()
 	p := &plant{t: t, shards: shardsFor(t, 3), config: Config{Poll: 20 * time.Millisecond, Lease: 600 * time.Millisecond, Grace: 300 * time.Millisecond,
-		Hold: time.Second, Group: 6, Workers: 2}}
+		Hold: time.Second, Group: 4, Workers: 2}}
 	if p.shards == nil {
 		return nil
 	}
