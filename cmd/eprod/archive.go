@@ -126,9 +126,9 @@ func (s shelvedStudies) Design(ctx context.Context, id int64) (archive.Design, e
 	return d, err
 }
 
-// withApp is withStores with the contexts over them.
+// withApp is withData with the contexts over them.
 func (p *program) withApp(run func(*cobra.Command, *app) error) func(*cobra.Command, []string) error {
-	return p.withStores(func(cmd *cobra.Command, s *stores) error {
+	return p.withData(func(cmd *cobra.Command, s *stores) error {
 		a, err := newApp(cmd.Context(), s)
 		if err != nil {
 			return err
