@@ -30,7 +30,7 @@ services-down:
 	dev/services down
 
 fmt:
-	gofmt -w cmd internal migrations
+	gofmt -w cmd deploy internal migrations
 
 # Takes over the edition of the time zone data that the installed Go release has. Tasks record it.
 zone-data:

@@ -56,6 +56,7 @@ func newApp(ctx context.Context, s *stores) (*app, error) {
 	if err := a.openTracing(ctx); err != nil {
 		return nil, err
 	}
+	a.protect()
 	if err := a.openIDs(ctx); err != nil {
 		return nil, err
 	}
@@ -119,6 +120,7 @@ func (a *app) openLocks() {
 	a.editing = lock.NewReentrant(a.redis, prefix, parts)
 	switch a.config.Locks.Backend {
 	case lock.OnEtcd:
+		parts.Guard = a.breakerOf("the lock service", "etcd", a.config.Etcd.Breaker)
 		a.procedures = lock.NewEtcd(a.etcd, prefix, parts)
 	case lock.OnRedis:
 		a.procedures = lock.NewRedis(a.redis, prefix, parts)

@@ -86,6 +86,9 @@ type DatabaseConfig struct {
 	Meta   MetaConfig    `koanf:"meta"`
 	Shards []ShardConfig `koanf:"shards"`
 	Pool   db.Config     `koanf:"pool"`
+
+	// Breaker is made for each database.
+	Breaker limit.BreakerConfig `koanf:"breaker"`
 }
 
 // MetaConfig is the metadata database.
@@ -110,6 +113,9 @@ type RedisConfig struct {
 	Address  string        `koanf:"address"`
 	Password Secret        `koanf:"password"`
 	Timeout  time.Duration `koanf:"timeout"`
+
+	// Breaker is around every call, beside the one that the limits have.
+	Breaker limit.BreakerConfig `koanf:"breaker"`
 }
 
 // EtcdConfig is where strict locks and worker numbers may be held instead of the metadata database.
@@ -117,6 +123,9 @@ type EtcdConfig struct {
 	Endpoints []string `koanf:"endpoints"`
 	Username  string   `koanf:"username"`
 	Password  Secret   `koanf:"password"`
+
+	// Breaker is around the locks, where they are in etcd.
+	Breaker limit.BreakerConfig `koanf:"breaker"`
 }
 
 // AuthConfig holds the key that signs access tokens.
@@ -137,10 +146,10 @@ func defaultConfig() Config {
 		Runtime:       RuntimeConfig{GCPercent: 400, MemoryLimit: 1 << 30},
 		Telemetry:     defaultTelemetry(),
 		HTTP:          web.DefaultConfig(),
-		Database:      DatabaseConfig{Pool: db.DefaultConfig()},
+		Database:      DatabaseConfig{Pool: db.DefaultConfig(), Breaker: steadyBreaker(2 * time.Second)},
 		Kafka:         KafkaConfig{kafka.DefaultConfig()},
-		Redis:         RedisConfig{Timeout: 100 * time.Millisecond},
-		Etcd:          EtcdConfig{Endpoints: []string{}},
+		Redis:         RedisConfig{Timeout: 100 * time.Millisecond, Breaker: steadyBreaker(100 * time.Millisecond)},
+		Etcd:          EtcdConfig{Endpoints: []string{}, Breaker: steadyBreaker(500 * time.Millisecond)},
 		IDs:           idgen.DefaultConfig(),
 		Users:         user.DefaultConfig(),
 		Participants:  participant.DefaultConfig(),
@@ -162,6 +171,13 @@ func defaultConfig() Config {
 		Archive:       defaultArchive(),
 	}
 	return c
+}
+
+// steadyBreaker suits what is worth waiting for: only failures in a row open it, and it is tried again after a second.
+func steadyBreaker(callTimeout time.Duration) limit.BreakerConfig {
+	b := limit.DefaultBreakerConfig()
+	b.CallTimeout, b.Ratio, b.OpenFor, b.Probes = callTimeout, 1, time.Second, 1
+	return b
 }
 
 // config reads all sources and validates the result. Its error lists every problem, one a line.
@@ -227,6 +243,9 @@ func (c *Config) Validate() error {
 	section("telemetry", c.Telemetry.Validate())
 	section("http", c.HTTP.Validate())
 	section("database.pool", c.Database.Pool.Validate())
+	section("database.breaker", c.Database.Breaker.Validate())
+	section("redis.breaker", c.Redis.Breaker.Validate())
+	section("etcd.breaker", c.Etcd.Breaker.Validate())
 	section("kafka", c.Kafka.Validate())
 	section("ids", c.IDs.Validate())
 	section("users", c.Users.Validate())

@@ -11,7 +11,7 @@ import (
 // named finds what a document names: targets of links, and paths in backticks that begin in a folder of the repository.
 var (
 	links = regexp.MustCompile(`\]\(([^)#:]+)\)`)
-	paths = regexp.MustCompile("`((?:cmd|internal|docs|dev|migrations|\\.ci)/[A-Za-z0-9_./-]*)`")
+	paths = regexp.MustCompile("`((?:cmd|deploy|internal|docs|dev|migrations|\\.ci)/[A-Za-z0-9_./-]*)`")
 )
 
 // TestDocumentsNameRealPaths: what the documents point at exists.
@@ -23,6 +23,10 @@ func TestDocumentsNameRealPaths(t *testing.T) {
 	}
 	more, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
 	if err != nil {
+		t.Fatal(err)
+	}
+	documents = append(documents, more...)
+	if more, err = filepath.Glob(filepath.Join(root, "docs", "playbooks", "*.md")); err != nil {
 		t.Fatal(err)
 	}
 	documents = append(documents, more...)

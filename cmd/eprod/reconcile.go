@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"text/tabwriter"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 func (p *program) reconcileCommand() *cobra.Command {
 	var asJSON bool
 	var since time.Duration
+	var metricsFile string
 	cmd := &cobra.Command{
 		Use:   "reconcile",
 		Short: "Prove that everything accepted is stored, quarantined or kept as a conflict",
@@ -35,6 +37,9 @@ func (p *program) reconcileCommand() *cobra.Command {
 		} else {
 			err = printBalances(cmd, balances)
 		}
+		if metricsFile != "" {
+			err = errors.Join(err, writeBalanceMetrics(metricsFile, balances, time.Now()))
+		}
 		for _, b := range balances {
 			if b.Missing > 0 {
 				return errors.Join(err, fmt.Errorf("%d records of study %d in the hour of %s are missing", b.Missing, b.Study, b.Hour.Format(time.RFC3339)))
@@ -44,7 +49,26 @@ func (p *program) reconcileCommand() *cobra.Command {
 	})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().DurationVar(&since, "since", 0, "only records of this long ago and younger, such as 24h; the whole log without it")
+	cmd.Flags().StringVar(&metricsFile, "metrics-file", "", "also write the sums as Prometheus text into this file, for a collector of text files")
 	return cmd
+}
+
+// writeBalanceMetrics writes what alerts look at. The file appears whole or not at all, since a collector may read it at any moment.
+func writeBalanceMetrics(path string, balances []submission.Balance, now time.Time) error {
+	missing, pending := 0, 0
+	for _, b := range balances {
+		missing, pending = missing+b.Missing, pending+b.Pending
+	}
+	text := "# HELP eprod_reconcile_missing_submissions Accepted submissions without a trace in any table.\n" +
+		"# TYPE eprod_reconcile_missing_submissions gauge\n" + fmt.Sprintf("eprod_reconcile_missing_submissions %d\n", missing) +
+		"# HELP eprod_reconcile_pending_submissions Accepted submissions that the processor had not reached.\n" +
+		"# TYPE eprod_reconcile_pending_submissions gauge\n" + fmt.Sprintf("eprod_reconcile_pending_submissions %d\n", pending) +
+		"# HELP eprod_reconcile_completed_timestamp_seconds When the last reconciliation came to its end.\n" +
+		"# TYPE eprod_reconcile_completed_timestamp_seconds gauge\n" + fmt.Sprintf("eprod_reconcile_completed_timestamp_seconds %d\n", now.Unix())
+	if err := os.WriteFile(path+".new", []byte(text), 0o644); err != nil { // for the collector's account
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 func printBalances(cmd *cobra.Command, balances []submission.Balance) error {

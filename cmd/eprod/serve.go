@@ -171,8 +171,13 @@ func (s *server) apiAddress() string {
 // build makes the doors and joins everything to them.
 func (s *server) build(ctx context.Context) error {
 	c := s.config
-	var err error
-	s.web, err = web.New(c.HTTP, web.Deps{Log: s.log, Metrics: s.metrics.HTTP, Version: version(), Tracer: s.tracing.Tracer})
+	limits, err := limit.New(c.Limits, limit.Parts{Redis: s.redis, Prefix: s.prefix(), Caller: callerKey, Random: rand.Reader,
+		Clock: time.Now, Meter: s.metrics.Limits, Gauge: s.metrics.Health, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.web, err = web.New(c.HTTP, web.Deps{Log: s.log, Metrics: s.metrics.HTTP, Version: version(), Tracer: s.tracing.Tracer, Edge: web.Edge{
+		InFlight: limit.NewInFlight(c.HTTP.MaxInFlight), Authenticate: auth.Middleware(s.signer), Limit: limits.Middleware(), Elsewhere: s.archives.Answer()}})
 	if err != nil {
 		return err
 	}
@@ -189,17 +194,11 @@ func (s *server) build(ctx context.Context) error {
 		return err
 	}
 	s.openClosing()
-	return errors.Join(s.observe(), s.routes())
+	return errors.Join(s.observe(), s.routes(), limits.Bind(s.web.API()))
 }
 
 func (s *server) routes() error {
 	c := s.config
-	limits, err := limit.New(c.Limits, limit.Parts{Redis: s.redis, Prefix: s.prefix(), Caller: callerKey, Random: rand.Reader,
-		Clock: time.Now, Meter: s.metrics.Limits, Gauge: s.metrics.Health, Log: s.log})
-	if err != nil {
-		return err
-	}
-	s.web.Gin().Use(auth.Middleware(s.signer), limits.Middleware(), s.archives.Answer())
 	api := s.web.API()
 	slots := limit.NewInFlight(c.Ingest.MaxInFlight)
 	if err := s.metrics.Health.InFlight(slots.Count, slots.Refused); err != nil {
@@ -220,7 +219,7 @@ func (s *server) routes() error {
 		_, err := s.guard.Global(ctx, auth.IDIssue)
 		return err
 	})
-	return limits.Bind(api)
+	return nil
 }
 
 // callerKey names the account that signed in, or nobody: "".

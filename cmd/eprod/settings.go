@@ -160,7 +160,7 @@ func environment(env []string, known map[string]reflect.Type) (map[string]any, [
 		if key == "" {
 			key, fromFile = byName[squeeze(strings.TrimSuffix(plain, "_FILE"))], true
 		}
-		if key == "" || fromFile && (!strings.HasSuffix(plain, "_FILE") || known[key] != reflect.TypeFor[Secret]()) {
+		if key == "" || fromFile && (!strings.HasSuffix(plain, "_FILE") || !holdsSecret(known[key])) {
 			problems = append(problems, fmt.Errorf("environment: %s: unknown setting", name))
 			continue
 		}
@@ -175,6 +175,18 @@ func environment(env []string, known map[string]reflect.Type) (map[string]any, [
 		values[key] = value
 	}
 	return values, problems
+}
+
+// holdsSecret tells whether a setting may come from a file: a secret, or a list whose entries have one.
+func holdsSecret(t reflect.Type) bool {
+	if t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct {
+		for _, field := range reflect.VisibleFields(t.Elem()) {
+			if holdsSecret(field.Type) {
+				return true
+			}
+		}
+	}
+	return t == reflect.TypeFor[Secret]()
 }
 
 func envName(key string) string { return squeeze(strings.ReplaceAll(key, ".", "__")) }

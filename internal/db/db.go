@@ -86,6 +86,7 @@ type DB struct {
 	config  Config
 	span    string                    // name of its transactions' spans
 	writer  chan struct{}             // SQLite only: one writer at a time, first come first served, instead of polling for the file's lock
+	guarded *guardedPool              // MySQL only: what gorm works on
 	patient driver.Connector          // MySQL only: waits for replies as long as a migration may take
 	studies atomic.Pointer[standings] // what is known of this shard's studies
 }
@@ -121,7 +122,19 @@ func (d *DB) Close() error { return d.pool.Close() }
 
 // Ping reports whether the database answers; errs.Unavailable when it does not.
 func (d *DB) Ping(ctx context.Context) error {
-	return Error("database "+d.Name, d.pool.PingContext(ctx))
+	return d.failure(d.pool.PingContext(ctx))
+}
+
+// away and failure name the database for operators only: clients are not told how many there are.
+func (d *DB) away(err error) error {
+	return errs.Away("the database", fmt.Errorf("database %s: %w", d.Name, err))
+}
+
+func (d *DB) failure(err error) error {
+	if err == nil {
+		return nil
+	}
+	return Error("the database", fmt.Errorf("database %s: %w", d.Name, err))
 }
 
 // Pool returns the pool beneath, for migrations, statistics and bulk loading.
@@ -159,7 +172,7 @@ func (d *DB) run(ctx context.Context, fn func(tx *gorm.DB) error) error {
 		case d.writer <- struct{}{}:
 			defer func() { <-d.writer }()
 		case <-ctx.Done():
-			return errs.Away("database "+d.Name, ctx.Err())
+			return d.away(ctx.Err())
 		}
 	}
 	for try := 0; ; try++ {
@@ -173,7 +186,7 @@ func (d *DB) run(ctx context.Context, fn func(tx *gorm.DB) error) error {
 		case <-pause.C:
 		case <-ctx.Done():
 			pause.Stop()
-			return errs.Away("database "+d.Name, errors.Join(err, ctx.Err()))
+			return d.away(errors.Join(err, ctx.Err()))
 		}
 	}
 }
@@ -181,7 +194,7 @@ func (d *DB) run(ctx context.Context, fn func(tx *gorm.DB) error) error {
 func (d *DB) once(ctx context.Context, fn func(tx *gorm.DB) error) (err error) {
 	tx := d.Read(ctx).Begin() // READ COMMITTED, as OpenMySQL sets for the session
 	if tx.Error != nil {
-		return Error("database "+d.Name, tx.Error)
+		return d.failure(tx.Error)
 	}
 	finished := false
 	defer func() {
@@ -191,13 +204,13 @@ func (d *DB) once(ctx context.Context, fn func(tx *gorm.DB) error) (err error) {
 	}()
 	if err := fn(tx); err != nil {
 		if _, named := errs.As(err); !named && down(err) {
-			return errs.Away("database "+d.Name, err)
+			return d.away(err)
 		}
 		return err
 	}
 	finished = true
 	if err := tx.Commit().Error; err != nil {
-		return errs.Away("database "+d.Name, fmt.Errorf("commit, outcome unknown: %w", err))
+		return d.away(fmt.Errorf("commit, outcome unknown: %w", err))
 	}
 	return nil
 }

@@ -46,11 +46,13 @@ func OpenMySQL(_ context.Context, name, dsn string, config Config, log *slog.Log
 	}
 	// The version is not asked for, since that would need the server; RETURNING, which it would switch on for some
 	// servers, must stay off, so that all run the same SQL.
-	d, err := open(name, MySQL, mysqlDialector{&mysql.Dialector{Config: &mysql.Config{Conn: sql.OpenDB(preparing{connector}),
+	guarded := &guardedPool{DB: sql.OpenDB(preparing{connector})}
+	d, err := open(name, MySQL, mysqlDialector{&mysql.Dialector{Config: &mysql.Config{Conn: guarded,
 		SkipInitializeWithVersion: true, DisableWithReturning: true}}}, config, log)
 	if err != nil {
 		return nil, err
 	}
+	d.guarded = guarded
 	patient := c.Clone()
 	patient.ReadTimeout = maxMigration
 	if d.patient, err = driver.NewConnector(patient); err != nil {

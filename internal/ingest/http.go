@@ -9,7 +9,6 @@ import (
 	"reflect"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/gin-gonic/gin"
@@ -19,16 +18,10 @@ import (
 	"github.com/eprod/eprod/internal/web"
 )
 
-// Slots bounds how many submissions are inside the server at once.
-type Slots interface {
-	// TryAcquire never waits. Release must be called once when ok.
-	TryAcquire() (release func(), ok bool)
-}
-
 // Door is the HTTP face of the service.
 type Door struct {
 	Service *Service
-	Slots   Slots
+	Slots   web.Slots // bound how many submissions are inside the server at once; other requests cannot take these places
 	bodies  sync.Pool // *bytes.Buffer; a buffer goes back when its request is answered
 }
 
@@ -38,9 +31,10 @@ func (d *Door) Routes(router gin.IRouter, api huma.API) {
 	router.POST("/api/v1/submissions", d.post)
 	web.Describe(api, huma.Operation{
 		OperationID: "submit", Method: http.MethodPost, Path: "/api/v1/submissions", Tags: []string{"submissions"},
-		Summary:     "Submit a completed questionnaire",
-		Metadata:    map[string]any{web.RouteKey: web.Route{Hot: true}},
-		Description: "Answers 202 once the submission is durable. The identifier of the response is a UUID made by the device: sending the same body again is always safe.",
+		Summary:      "Submit a completed questionnaire",
+		Metadata:     map[string]any{web.RouteKey: web.Route{Hot: true, Slots: d.Slots, Refused: d.Service.Meter.Refused}},
+		MaxBodyBytes: d.Service.config.MaxBodyBytes,
+		Description:  "Answers 202 once the submission is durable. The identifier of the response is a UUID made by the device: sending the same body again is always safe.",
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{
 			Type: huma.TypeObject, Required: []string{"task", "response"}, AdditionalProperties: false,
 			Properties: map[string]*huma.Schema{
@@ -53,13 +47,6 @@ func (d *Door) Routes(router gin.IRouter, api huma.API) {
 }
 
 func (d *Door) post(c *gin.Context) {
-	release, ok := d.Slots.TryAcquire()
-	if !ok {
-		d.Service.Meter.Refused("overloaded")
-		web.WriteProblem(c, errs.New(errs.Overloaded, "overloaded", "the server is full at this moment; send the same body again").WithRetryAfter(2*time.Second))
-		return
-	}
-	defer release()
 	buffer, err := d.read(c)
 	if buffer != nil {
 		defer d.bodies.Put(buffer)
@@ -83,7 +70,7 @@ func (d *Door) refuse(c *gin.Context, err error) {
 	web.WriteProblem(c, err)
 }
 
-// read takes the body into a pooled buffer, after refusing by the declared length what is too large to be read at all.
+// read takes the body into a pooled buffer. What announced too large a length did not come here.
 func (d *Door) read(c *gin.Context) (*bytes.Buffer, error) {
 	limit := d.Service.config.MaxBodyBytes
 	tooLarge := errs.New(errs.TooLarge, "too_large", "a submission may have at most "+strconv.FormatInt(limit, 10)+" bytes")
@@ -91,9 +78,6 @@ func (d *Door) read(c *gin.Context) (*bytes.Buffer, error) {
 		if media, _, err := mime.ParseMediaType(kind); err != nil || media != "application/json" {
 			return nil, errs.New(errs.UnsupportedMedia, "unsupported_media_type", "send the submission as application/json")
 		}
-	}
-	if c.Request.ContentLength > limit {
-		return nil, tooLarge
 	}
 	buffer, ok := d.bodies.Get().(*bytes.Buffer)
 	if !ok {

@@ -119,7 +119,7 @@ func NewBreaker(name string, cfg BreakerConfig, onChange func(name string, from,
 	return &Breaker{name: name, timeout: cfg.CallTimeout, openFor: cfg.OpenFor, cb: gobreaker.NewCircuitBreaker[struct{}](settings)}
 }
 
-// callerLeft marks an error that says nothing about the dependency, because its caller cancelled.
+// callerLeft marks an error that says nothing about the dependency, because its caller cancelled or had no patience.
 type callerLeft struct{ error }
 
 // Unwrap keeps errors.Is and errors.As working through the mark.
@@ -136,8 +136,8 @@ func excluded(err error) bool {
 
 // Do calls fn unless the breaker is open, and returns fn's error. Fn must return soon after its context ends: a context that ends
 // after CallTimeout is what keeps a hung probe from holding the breaker half-open for ever. Open, or half-open with its probes out:
-// errs.Unavailable with the cause ErrOpen, at once. A caller that cancels, and errors whose status would be 4xx,
-// are not counted.
+// errs.Unavailable with the cause ErrOpen, at once. A caller that cancels or whose own deadline ends
+// before half of CallTimeout, and errors whose status would be 4xx, are not counted.
 func (b *Breaker) Do(ctx context.Context, fn func(ctx context.Context) error) error {
 	_, err := b.cb.Execute(func() (struct{}, error) {
 		bounded := ctx
@@ -146,8 +146,9 @@ func (b *Breaker) Do(ctx context.Context, fn func(ctx context.Context) error) er
 			bounded, cancel = context.WithTimeout(ctx, b.timeout)
 			defer cancel()
 		}
+		began := time.Now()
 		err := fn(bounded)
-		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		if err != nil && (errors.Is(ctx.Err(), context.Canceled) || ctx.Err() != nil && time.Since(began) < b.timeout/2) {
 			err = callerLeft{err}
 		}
 		return struct{}{}, err

@@ -140,13 +140,32 @@ func ask[T any](ctx context.Context, l *Locks, call func(context.Context) (T, er
 		answer, err := func() (T, error) {
 			ctx, cancel := context.WithTimeout(ctx, l.Config.Timeout)
 			defer cancel()
-			return call(ctx)
+			return guarded(ctx, l.Guard, call)
 		}()
 		var held *HeldError
 		if err == nil || errors.As(err, &held) || try >= l.Config.Tries || ctx.Err() != nil {
 			return answer, err
 		}
 	}
+}
+
+// guarded is call behind a guard, which may be nil. That somebody else holds the lock is an answer, and says that the back end is well.
+func guarded[T any](ctx context.Context, g Guard, call func(context.Context) (T, error)) (answer T, err error) {
+	if g == nil {
+		return call(ctx)
+	}
+	var held *HeldError
+	refused := g.Do(ctx, func(ctx context.Context) error {
+		answer, err = call(ctx)
+		if errors.As(err, &held) {
+			return nil
+		}
+		return err
+	})
+	if err == nil {
+		err = refused
+	}
+	return answer, err
 }
 
 // interval is how long a waiting caller pauses after its tries so far. Jitter keeps those who wait for one lock apart.

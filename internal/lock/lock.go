@@ -119,6 +119,13 @@ type Parts struct {
 	Random io.Reader        // crypto/rand.Reader
 	Log    *slog.Logger
 	Meter  Meter // nil: nobody counts
+	Guard  Guard // nil: the back end is asked whatever it did before
+}
+
+// Guard keeps callers from waiting for a back end that is down. limit.Breaker implements it.
+type Guard interface {
+	// Do calls fn and returns its error, or refuses at once with errs.Unavailable when fn failed too often lately.
+	Do(ctx context.Context, fn func(ctx context.Context) error) error
 }
 
 // Meter counts what becomes of locks, by back end. It must be quick and safe for concurrent use.

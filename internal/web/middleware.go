@@ -22,9 +22,11 @@ import (
 // Route holds what one operation needs beyond the defaults of Config. Put it into an operation's Metadata under RouteKey.
 // The largest body of a route is its operation's MaxBodyBytes.
 type Route struct {
-	Hot     bool          // its 2xx answers are sampled in the access log
-	Timeout time.Duration // instead of Config.RequestTimeout; the connection's time-outs are stretched to it
-	Stream  bool          // the answer begins before the request body was read to its end
+	Hot     bool              // its 2xx answers are sampled in the access log
+	Timeout time.Duration     // instead of Config.RequestTimeout; the connection's time-outs are stretched to it
+	Stream  bool              // the answer begins before the request body was read to its end
+	Slots   Slots             // places of its own instead of those that the other routes share
+	Refused func(code string) // told of what the edge refuses before the handler sees it; nil: nobody
 }
 
 // RouteKey is the key of a Route in an operation's Metadata.
@@ -73,17 +75,15 @@ func note(ctx context.Context, err error) {
 	}
 }
 
-// around is the one middleware: identity, bounds, recovery and the log line of every request.
+// around gives every request its identity, deadline, recovery and log line.
 func (s *Server) around(c *gin.Context) {
 	start := s.clock()
 	rt := s.route(c)
 	r := &request{id: s.requestID(c.Request)}
-	timeout := s.cfg.RequestTimeout
 	if rt.Timeout > 0 {
-		timeout = rt.Timeout
 		s.stretch(c, start, rt)
 	}
-	ctx, cancel := context.WithTimeout(c.Request.Context(), timeout)
+	ctx, cancel := context.WithTimeout(c.Request.Context(), s.deadline(rt))
 	defer cancel()
 	r.Context = ctx
 	if s.tracer != nil {
@@ -98,13 +98,6 @@ func (s *Server) around(c *gin.Context) {
 
 	defer s.finish(c, r, rt, start)
 	defer s.recover(c, r)
-	if c.Request.ContentLength > rt.maxBody {
-		WriteProblem(c, errTooLarge(rt.maxBody))
-		return
-	}
-	if c.Request.ContentLength < 0 { // a known length is kept to by net/http
-		c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, rt.maxBody)
-	}
 	c.Next()
 }
 

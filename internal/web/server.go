@@ -32,6 +32,7 @@ type Deps struct {
 	Clock   func() time.Time
 	Version string        // of the program, for the API document
 	Tracer  *trace.Tracer // nil: requests are not followed
+	Edge    Edge
 }
 
 // Server is the public listener. Add routes first (Gin, API), then Listen, then Run. Routes must not be added once it runs.
@@ -75,10 +76,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.engine = gin.New()
 	s.engine.HandleMethodNotAllowed = true
 	s.engine.RedirectTrailingSlash = false // a redirect turns a POST into a GET in some clients
-	if err := s.engine.SetTrustedProxies(cfg.TrustedProxies); err != nil {
-		return nil, fmt.Errorf("web: trustedProxies: %w", err)
+	if err := s.addEdge(deps.Edge); err != nil {
+		return nil, err
 	}
-	s.engine.Use(s.around)
 	s.engine.NoRoute(func(c *gin.Context) {
 		writeStatus(c, http.StatusNotFound, "not_found", "there is nothing at this path")
 	})
@@ -90,8 +90,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	return s, nil
 }
 
-// Gin returns the engine for plain handlers on hot paths and for authentication middleware. A plain handler's operation goes into
-// the API document by Describe.
+// Gin returns the engine for plain handlers on hot paths. A plain handler's operation goes into the API document by Describe. What
+// stands before all routes belongs into Edge.
 func (s *Server) Gin() *gin.Engine { return s.engine }
 
 // API returns what Register and Describe take.

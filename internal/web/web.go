@@ -1,5 +1,5 @@
-// Package web decides how eprod speaks HTTP: one gin engine, one huma API on it, one form of error (RFC 9457), one middleware, one
-// way to stop.
+// Package web decides how eprod speaks HTTP: one gin engine, one huma API on it, one form of error (RFC 9457), one edge
+// (edge.go), one way to stop.
 //
 // A bounded context adds its routes with Register (typed, described, validated) or, on a hot path, with a plain gin handler plus
 // Describe. Handlers return errs errors; this package alone turns them into answers. In the structs of Register a body member
@@ -20,7 +20,8 @@ type Config struct {
 	OpsListen         string        `koanf:"opsListen"`         // host:port for operators (/livez, /readyz, /metrics); never public
 	TrustedProxies    []string      `koanf:"trustedProxies"`    // addresses or networks whose X-Forwarded-For is believed; empty: nobody's
 	MaxBodyBytes      int64         `koanf:"maxBodyBytes"`      // largest request body, unless a route allows more
-	RequestTimeout    time.Duration `koanf:"requestTimeout"`    // deadline of a request's context, unless a route allows more
+	MaxInFlight       int           `koanf:"maxInFlight"`       // requests inside the server at once, without submissions, which have places of their own
+	RequestTimeout    time.Duration `koanf:"requestTimeout"`    // longest life of a request, unless a route allows more; nine tenths are for its work
 	ReadHeaderTimeout time.Duration `koanf:"readHeaderTimeout"` // for the request line and headers
 	ReadTimeout       time.Duration `koanf:"readTimeout"`       // for the whole request; longer than requestTimeout
 	WriteTimeout      time.Duration `koanf:"writeTimeout"`      // from the end of the headers to the last byte of the answer; longer than requestTimeout
@@ -36,6 +37,7 @@ func DefaultConfig() Config {
 		Listen:            ":8080",
 		OpsListen:         "127.0.0.1:9090",
 		MaxBodyBytes:      1 << 20,
+		MaxInFlight:       2048,
 		RequestTimeout:    3 * time.Second,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
@@ -87,6 +89,9 @@ func (c Config) Validate() error {
 	}
 	if c.ShutdownTimeout <= c.WriteTimeout {
 		bad("shutdownTimeout", c.ShutdownTimeout, "must be longer than writeTimeout, which bounds a request")
+	}
+	if c.MaxInFlight < 1 {
+		bad("maxInFlight", c.MaxInFlight, "must be 1 or more")
 	}
 	if c.AccessLogSample < 1 {
 		bad("accessLogSample", c.AccessLogSample, "must be 1 or more")
