@@ -170,20 +170,26 @@ type stop struct {
 func (r *rig) killed(t *testing.T, way Direction, stops []stop) {
 	t.Helper()
 	for _, s := range stops {
-		p := r.place
-		p.Way, p.Kill, p.After = way, s.at, s.after
-		if !child(t, p) {
-			t.Fatalf("%s: the process was to be killed at %s %d and ended", way, s.at, s.after)
-		}
-		// Its lease is over, as it would be by itself after a while; its fence stays.
-		if _, err := r.meta.Pool().ExecContext(t.Context(), "UPDATE lock_lease SET until_at = 0"); err != nil {
-			t.Fatal(err)
-		}
+		r.kill(t, way, s)
 	}
 	p := r.place
 	p.Way = way
 	if child(t, p) {
 		t.Fatal("killed without a reason")
+	}
+}
+
+// kill moves the study in a process that is killed.
+func (r *rig) kill(t *testing.T, way Direction, s stop) {
+	t.Helper()
+	p := r.place
+	p.Way, p.Kill, p.After = way, s.at, s.after
+	if !child(t, p) {
+		t.Fatalf("%s: the process was to be killed at %s %d and ended", way, s.at, s.after)
+	}
+	// Its lease is over, as it would be by itself after a while; its fence stays.
+	if _, err := r.meta.Pool().ExecContext(t.Context(), "UPDATE lock_lease SET until_at = 0"); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -199,20 +199,24 @@ func beyond(names []string, at []any, upTo bool) where {
 }
 
 // among is the rows of exactly these keys. The list is filled up to one of few lengths, so that few statements are prepared.
-func among(s *shape, rows []row) where {
+func among(dialect string, s *shape, rows []row) where {
 	size := 1
 	for size < len(rows) {
 		size *= 4
 	}
-	one := make([]string, len(s.key))
+	size = min(size, max(len(rows), maxKeys))
+	names := make([]string, len(s.key))
 	for i, k := range s.key {
-		one[i] = s.columns[k].name + " = ?"
+		names[i] = s.columns[k].name
 	}
-	pattern := "(" + strings.Join(one, " AND ") + ")"
-	w := where{sql: "(" + strings.Repeat(pattern+" OR ", size-1) + pattern + ")"}
-	if len(s.key) == 1 {
-		w.sql = s.columns[s.key[0]].name + " IN (?" + strings.Repeat(",?", size-1) + ")"
+	one, list := "(?"+strings.Repeat(",?", len(names)-1)+")", "("
+	switch {
+	case len(names) == 1:
+		one = "?"
+	case dialect == string(db.SQLite):
+		list = "(VALUES "
 	}
+	w := where{sql: "(" + strings.Join(names, ", ") + ") IN " + list + one + strings.Repeat(","+one, size-1) + ")"}
 	for i := range size {
 		r := rows[min(i, len(rows)-1)]
 		for _, k := range s.key {
@@ -221,6 +225,8 @@ func among(s *shape, rows []row) where {
 	}
 	return w
 }
+
+const maxKeys = 1000 // of one statement: as many as a block may have rows
 
 // selectRows runs a statement that returns the columns of a shape and reads at most limit rows.
 func selectRows(tx *gorm.DB, s *shape, statement string, args []any) ([]row, error) {

@@ -165,7 +165,7 @@ func (m *move) enter(shard *db.DB, tx *gorm.DB) error {
 
 // there returns the rows of the block's keys as the shard has them.
 func (m *move) there(tx *gorm.DB) ([]row, error) {
-	c := among(m.shape, m.rows)
+	c := among(tx.Name(), m.shape, m.rows)
 	statement := "SELECT " + strings.Join(m.shape.names(), ", ") + " FROM " + m.shape.table.Name + " WHERE " + c.sql
 	if tx.Name() == string(db.MySQL) {
 		statement += " FOR UPDATE"
@@ -195,7 +195,7 @@ func (m *move) remove(ctx context.Context, shard *db.DB) error {
 		if got != want {
 			return differs("%d of %d rows of table %s on shard %s are not as they were archived; nothing of them was removed", len(have), len(m.rows), m.shape.table.Name, shard.Name)
 		}
-		c := among(m.shape, m.rows)
+		c := among(tx.Name(), m.shape, m.rows)
 		done := tx.Exec("DELETE FROM "+m.shape.table.Name+" WHERE "+c.sql, c.args...)
 		if done.Error == nil && done.RowsAffected != int64(len(m.rows)) {
 			return differs("%d rows of table %s were to be removed, and %d were", len(m.rows), m.shape.table.Name, done.RowsAffected)
