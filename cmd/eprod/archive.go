@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -48,13 +49,21 @@ func (c ArchiveConfig) Validate() error {
 	return errors.Join(problems...)
 }
 
+// archiveDir is the folder that takes archives; where all stores are embedded, it lies beside them unless the settings say otherwise.
+func (c *Config) archiveDir() string {
+	if c.Archive.Dir == "" && c.allEmbedded() {
+		return filepath.Join(c.DataDir, "archive")
+	}
+	return c.Archive.Dir
+}
+
 // openArchive wires the archive; without a folder it answers that it is off.
 func (a *app) openArchive(shelf *study.Store) error {
 	c := a.config.Archive
 	parts := archive.Parts{Store: &archive.Store{Meta: a.meta}, Shards: a.shards, Studies: shelvedStudies{shelf, a.catalog}, Definitions: a.catalog,
 		Keys: a.keyring, Locks: a.procedures, IDs: a.ids, Guard: a.guard, Attester: a.signer, Now: time.Now, Log: a.log}
-	if c.Dir != "" {
-		folder, err := archive.NewFolder(c.Dir)
+	if dir := a.config.archiveDir(); dir != "" {
+		folder, err := archive.NewFolder(dir)
 		if err != nil {
 			return err
 		}

@@ -21,13 +21,21 @@ import (
 
 // finishedDemo are the demonstration's studies that have ended: their participants have answered through the public door, like any
 // others, and then the study was locked.
-func finishedDemo() []string { return []string{"DEMO-002"} }
+func finishedDemo() []finishedStudy {
+	return []finishedStudy{{protocol: "DEMO-002"}, {protocol: "DEMO-003", archived: true}}
+}
+
+// finishedStudy is a study that has ended, and whose data may have left for the archive.
+type finishedStudy struct {
+	protocol string
+	archived bool
+}
 
 // demonstrate brings the demonstration's finished studies to their end in the background, once; what an earlier run has left is taken up.
 func (s *server) demonstrate(ctx context.Context) error {
 	if s.config.Demo {
-		for _, protocol := range finishedDemo() {
-			if err := s.finishDemo(ctx, protocol); err != nil && ctx.Err() == nil {
+		for _, f := range finishedDemo() {
+			if err := s.finishDemo(ctx, f); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "a study of the demonstration has not come to its end", "error", err)
 			}
 		}
@@ -36,7 +44,7 @@ func (s *server) demonstrate(ctx context.Context) error {
 	return nil
 }
 
-func (s *server) finishDemo(ctx context.Context, protocol string) error {
+func (s *server) finishDemo(ctx context.Context, f finishedStudy) error {
 	content, err := os.ReadFile(filepath.Join(s.config.DataDir, "demo.json"))
 	if err != nil {
 		return err
@@ -50,12 +58,12 @@ func (s *server) finishDemo(ctx context.Context, protocol string) error {
 	if err := c.call(ctx, "POST", "/api/v1/auth/login", "", map[string]string{"username": d.Staff[0].Username, "password": d.Staff[0].Password}, &staff); err != nil {
 		return err
 	}
-	id, err := c.study(ctx, staff.AccessToken, protocol)
+	id, err := c.study(ctx, staff.AccessToken, f.protocol)
 	if err != nil {
 		return err
 	}
 	if id == "" {
-		if id, err = s.designFinished(ctx, d.Staff[0].Username, protocol, &c); err != nil {
+		if id, err = s.designFinished(ctx, d.Staff[0].Username, f.protocol, &c); err != nil {
 			return err
 		}
 	}
@@ -63,10 +71,34 @@ func (s *server) finishDemo(ctx context.Context, protocol string) error {
 	if err := c.call(ctx, "GET", "/api/v1/studies/"+id+"/lock", staff.AccessToken, nil, &lock); err != nil {
 		return err
 	}
-	if lock.State != study.Active {
-		return nil
+	if lock.State == study.Active {
+		err = c.call(ctx, "POST", "/api/v1/studies/"+id+"/lock", staff.AccessToken, map[string]string{"password": d.Staff[0].Password, "reason": "the demonstration's pilot has ended"}, nil)
 	}
-	return c.call(ctx, "POST", "/api/v1/studies/"+id+"/lock", staff.AccessToken, map[string]string{"password": d.Staff[0].Password, "reason": "the demonstration's pilot has ended"}, nil)
+	if err != nil || !f.archived || lock.State == study.Archived {
+		return err
+	}
+	if err := c.locked(ctx, id, staff.AccessToken); err != nil {
+		return err
+	}
+	return c.call(ctx, "POST", "/api/v1/studies/"+id+"/archive", staff.AccessToken, map[string]string{"reason": "the demonstration's pilot is closed out"}, nil)
+}
+
+// locked waits until a study is locked.
+func (c *demoClient) locked(ctx context.Context, id, token string) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for range 600 {
+		var lock struct{ State string }
+		if err := c.call(ctx, "GET", "/api/v1/studies/"+id+"/lock", token, nil, &lock); err != nil || lock.State == study.Locked {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return errors.New("the study was not locked within two minutes")
 }
 
 // designFinished makes a study with four participants who have all answered once.
