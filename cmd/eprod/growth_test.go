@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/growth"
+	"github.com/eprod/eprod/internal/testenv"
+)
+
+// TestGrowth adds a third shard and moves half of the buckets to it while phones submit and staff read lists, with the command killed
+// on the way: nobody sees an error beyond one retry, and everything accepted is stored once.
+func TestGrowth(t *testing.T) {
+	people, waves, rate, buckets := 60, 12, 40, "0-11,128-139"
+	if os.Getenv("EPROD_TEST_LONG") != "" {
+		people, waves, rate, buckets = 1500, 40, 500, "0-63,128-191"
+	}
+	d := newDeployment(t)
+	ownDatabases(t, d)
+	d.env = append(d.env, "EPROD_GROWTH__POLL=100ms", "EPROD_GROWTH__LEASE=2s", "EPROD_GROWTH__GRACE=1s", "EPROD_GROWTH__GROUP=12")
+	api1, api2 := d.start("api"), d.start("api")
+	d.start("processor")
+	d.start("processor")
+	var rules []string
+	for i := range waves {
+		rules = append(rules, fmt.Sprint("wave-", i))
+	}
+	g := &growing{tr: newTrial(t, d, people, rules, api1.api, api2.api)}
+	v := newVerifier(t, d, g.tr)
+	ctx, over := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { g.submitAll(t, rules, rate) })
+	running.Go(func() { g.list(ctx, t) })
+
+	d.run("shards", "add", "--name", "shard2")
+	began := time.Now()
+	move := []string{"shards", "move", "--buckets", buckets, "--to", "shard2"}
+	for _, at := range []string{"copy", "held", "gone", "clear"} {
+		if err := d.killedAt(t, at, move...); err != nil {
+			t.Fatal(err)
+		}
+		move = []string{"shards", "move", "--resume"}
+	}
+	out := string(d.run(move...))
+	took := time.Since(began)
+	running.Go(func() { // the lists go on until the last submission
+		for g.sent.Load()+g.failed.Load() < int64(people*waves) && pause(ctx, 50*time.Millisecond) == nil {
+		}
+		over()
+	})
+	running.Wait()
+
+	v.stored = people * waves
+	want := rowCounts{Receipts: v.stored, Responses: v.stored, Tasks: v.stored, Audit: v.stored}
+	eventually(t, 90*time.Second, func() string {
+		if got := v.rows(t); got != want {
+			return fmt.Sprintf("rows %+v, want %+v", got, want)
+		}
+		return ""
+	})
+	v.load(t)
+	v.balanced(t)
+	var status growth.Status
+	if err := json.Unmarshal(d.run("shards", "status", "--json", "--rows"), &status); err != nil {
+		t.Fatal(err)
+	}
+	moved, _ := growth.ParseBuckets(buckets)
+	if s := status.Shards[2]; !slices.Equal(s.Buckets, moved) || s.Rows["response"] == 0 || status.Shards[0].Copies[db.Gone]+status.Shards[1].Copies[db.Gone] > 0 {
+		t.Errorf("the new shard has %v and %v", s.Buckets, s.Rows)
+	}
+	t.Logf("%d submissions, %d of them at the second try, none lost or twice; %d pages of lists; moved in %v with four kills\n%s", g.sent.Load(), g.again.Load(), g.pages.Load(),
+		took.Round(time.Millisecond), out[max(0, strings.LastIndex(strings.TrimSpace(out), "\n")):])
+}
+
+// ownDatabases lets a deployment have databases of its own: what moves there moves for nobody else.
+func ownDatabases(t *testing.T, d *deployment) {
+	t.Helper()
+	config, err := mysql.ParseDSN(os.Getenv("EPROD_TEST_MYSQL_DSN"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dsn := func(set string) string {
+		d := testenv.Databases(t, set)["mysql"]
+		if err := d.Pool().QueryRowContext(t.Context(), "SELECT DATABASE()").Scan(&config.DBName); err != nil {
+			t.Fatal(err)
+		}
+		return config.FormatDSN()
+	}
+	var shards []map[string]string
+	for i, buckets := range []string{"0-127", "128-255", "none"} {
+		shards = append(shards, map[string]string{"name": fmt.Sprint("shard", i), "dsn": dsn("shard"), "buckets": buckets})
+	}
+	list, err := json.Marshal(shards)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.env = slices.DeleteFunc(d.env, func(pair string) bool { return strings.HasPrefix(pair, "EPROD_DATABASE__") })
+	d.env = append(d.env, "EPROD_DATABASE__META__DSN="+dsn("meta"), "EPROD_DATABASE__SHARDS="+string(list))
+}
+
+// killedAt runs a command and kills it as soon as it says that it begins a step.
+func (d *deployment) killedAt(t *testing.T, step string, args ...string) error {
+	t.Helper()
+	cmd := exec.Command(d.binary, args...)
+	cmd.Env, cmd.Dir = d.env, t.TempDir()
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	reached := false
+	for lines := bufio.NewScanner(stdout); lines.Scan(); {
+		if _, said, _ := strings.Cut(lines.Text(), " "); strings.HasPrefix(said, step+" ") && !reached {
+			reached = true
+			_ = cmd.Process.Kill()
+		}
+	}
+	if err := cmd.Wait(); !reached {
+		return fmt.Errorf("eprod %v never came to %s: %w\n%s", args, step, err, stderr.String())
+	}
+	return nil
+}
+
+// growing is what phones and staff do meanwhile.
+type growing struct {
+	tr                         *trial
+	sent, again, failed, pages atomic.Int64
+}
+
+// submitAll submits one answer of everybody for each rule at a steady rate. A phone tries twice, and asks for the receipt.
+func (g *growing) submitAll(t *testing.T, rules []string, rate int) {
+	tick := time.NewTicker(time.Second / time.Duration(rate))
+	defer tick.Stop()
+	var phones sync.WaitGroup
+	places := make(chan struct{}, 400)
+	for _, rule := range rules {
+		r := newRound(g.tr, rule)
+		for i, p := range g.tr.people {
+			select {
+			case <-tick.C:
+			case <-t.Context().Done():
+				return
+			}
+			places <- struct{}{}
+			phones.Go(func() {
+				defer func() { <-places }()
+				if err := r.submit(t.Context(), g.tr, i, p); err != nil {
+					g.failed.Add(1)
+					t.Errorf("participant %s: %v", p.number, err)
+					return
+				}
+				s := r.accepted[i]
+				a, err := g.tr.staff.do(t.Context(), i+1, "GET", "/api/v1/submissions/"+s.uuid.String(), p.token, nil)
+				if err != nil || a.Status != 200 || a.text("sha256") != s.sha256 {
+					t.Errorf("receipt of participant %s right after the 202: %d %s %v", p.number, a.Status, a.Raw, err)
+				}
+				g.sent.Add(1)
+			})
+		}
+		phones.Wait() // a person's tasks come one after the other
+		if n := r.retries.Load(); n > 0 {
+			g.again.Add(n)
+			t.Logf("%s: %d further tries, the last refusal was %v", rule, n, g.tr.refused.Load())
+		}
+	}
+}
+
+// list reads the staff's list of responses to its end again and again: none may be in it twice, or missing once it was in it.
+func (g *growing) list(ctx context.Context, t *testing.T) {
+	known := make(map[string]bool)
+	for ctx.Err() == nil {
+		seen := make(map[string]bool)
+		cursor := ""
+		for {
+			a, err := g.tr.staff.do(ctx, int(g.pages.Add(1)), "GET", "/api/v1/studies/"+g.tr.study+"/responses?limit=200&cursor="+cursor, g.tr.staff.token, nil)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil || a.Status != 200 {
+				t.Errorf("list: %d %s %v", a.Status, a.Raw, err)
+				return
+			}
+			items, _ := a.Body["items"].([]any)
+			for _, item := range items {
+				one, _ := item.(map[string]any)
+				id := fmt.Sprint(one["id"])
+				if seen[id] {
+					t.Errorf("response %s is in the list twice", id)
+				}
+				seen[id] = true
+			}
+			if cursor = a.text("nextCursor"); cursor == "" {
+				break
+			}
+		}
+		for id := range known {
+			if !seen[id] {
+				t.Errorf("response %s was in the list and is not any more", id)
+				return
+			}
+		}
+		known = seen
+		if pause(ctx, 200*time.Millisecond) != nil {
+			return
+		}
+	}
+}
