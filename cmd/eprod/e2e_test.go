@@ -25,6 +25,7 @@ type sent struct {
 	sha256 string
 	task   string
 	body   []byte // the response
+	tries  int    // until it was accepted
 }
 
 // round is one wave of submissions, one per participant, for one rule.
@@ -59,7 +60,7 @@ func (r *round) submit(ctx context.Context, tr *trial, i int, p *person) error {
 	if a.Status != 202 || a.text("sha256") != hex.EncodeToString(sum[:]) || a.text("submission") != id.String() {
 		return fmt.Errorf("submit: %d %s", a.Status, a.Raw)
 	}
-	r.accepted[i] = sent{id: a.text("id"), uuid: id, sha256: a.text("sha256"), task: p.tasks[r.rule], body: response}
+	r.accepted[i] = sent{id: a.text("id"), uuid: id, sha256: a.text("sha256"), task: p.tasks[r.rule], body: response, tries: tries}
 	return nil
 }
 

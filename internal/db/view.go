@@ -210,7 +210,10 @@ func (s *Shards) askOnce(ctx context.Context) (View, bool, error) {
 			complete = false
 		}
 	}
-	return v, complete, ctx.Err()
+	if ctx.Err() != nil {
+		return v, false, errs.Away("the shards", ctx.Err())
+	}
+	return v, complete, nil
 }
 
 // rank orders what shards say of a bucket. Held comes first: the target is opened before the source is closed. A shard that was
