@@ -248,3 +248,64 @@ func (c *compiler) scoreHash(rule *ScoreRule) string {
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
+
+// Given is one answer of an item with what it weighs.
+type Given struct {
+	Value   Value
+	Weight  float64
+	Weighed bool // it is a number, or a choice with a weight
+}
+
+// Answers returns the answers of an item wherever they stand in a response that Check has no finding for.
+func (d *Definition) Answers(r *Response, linkID string) []Given {
+	it := d.all[linkID]
+	if it == nil {
+		return nil
+	}
+	var out []Given
+	var walk func(items []Item)
+	walk = func(items []Item) {
+		for i := range items {
+			for j := range items[i].Answers {
+				if items[i].LinkID == linkID {
+					out = append(out, it.given(items[i].Answers[j]))
+				}
+				walk(items[i].Answers[j].Items)
+			}
+			walk(items[i].Items)
+		}
+	}
+	walk(r.Items)
+	return out
+}
+
+func (it *item) given(a Answer) Given {
+	weight, ok := it.weigh([]Answer{a})
+	g := Given{Value: a.Value, Weighed: ok}
+	g.Weight, _ = weight.Float64()
+	return g
+}
+
+// Question is what a rule may compare of an item.
+type Question struct {
+	Ordered bool     // its answers are numbers, or choices that weigh something
+	Boolean bool     // its answers are true or false
+	Codes   []string // of its options, where they are codes
+}
+
+// Question returns what may be compared of an item; false where it is no question of the version.
+func (d *Definition) Question(linkID string) (Question, bool) {
+	it := d.all[linkID]
+	if it == nil || it.kind == group || it.kind == display {
+		return Question{}, false
+	}
+	q := Question{Ordered: it.kind == integer || it.kind == decimal || len(it.weights) > 0, Boolean: it.kind == boolean}
+	for key := range it.options {
+		if rest, coding := strings.CutPrefix(key, "c\x00"); coding {
+			_, code, _ := strings.Cut(rest, "\x00")
+			q.Codes = append(q.Codes, code)
+		}
+	}
+	slices.Sort(q.Codes)
+	return q, true
+}

@@ -1,0 +1,153 @@
+package safety
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+
+	"github.com/google/uuid"
+
+	"github.com/eprod/eprod/internal/db"
+	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/kafka"
+	"github.com/eprod/eprod/internal/keyring"
+	"github.com/eprod/eprod/internal/outbox"
+	"github.com/eprod/eprod/internal/participant"
+	"github.com/eprod/eprod/internal/questionnaire"
+	"github.com/eprod/eprod/internal/submission"
+)
+
+// Responses reads stored responses.
+type Responses interface {
+	// ResponseOf returns one response of a participant with its sealed body, or errs.NotFound.
+	ResponseOf(ctx context.Context, participant, id int64) (submission.Response, error)
+	// Earlier returns up to limit responses of a participant to a questionnaire with ids below before, youngest first, with bodies.
+	Earlier(ctx context.Context, participant int64, questionnaire string, before int64, limit int) ([]submission.Response, error)
+}
+
+// Consumer evaluates every rule on every stored response, and records in alerts what became of their submissions. It is a consumer group
+// of its own: however slow it is, intake and storage do not notice.
+type Consumer struct {
+	Book      *Book
+	Catalog   Catalog
+	People    People
+	Responses Responses
+	Raiser    *Raiser
+	Intake    *keyring.DataKey
+	Meter     Meter
+	Logger    *slog.Logger
+}
+
+// happened is the payload of an event about a submission.
+type happened struct {
+	ID            string    `json:"id"`
+	Study         string    `json:"study"`
+	Participant   string    `json:"participant"`
+	Submission    uuid.UUID `json:"submission"`
+	Questionnaire string    `json:"questionnaire"`
+	Version       string    `json:"version"`
+}
+
+// Handle implements kafka.Handler.
+func (c *Consumer) Handle(ctx context.Context, batch []kafka.Message) error {
+	for _, m := range batch {
+		kind := ""
+		for _, h := range m.Headers {
+			if h.Key == outbox.HeaderType {
+				kind = string(h.Value)
+			}
+		}
+		state, ours := map[string]submission.State{"response.store": submission.Stored, "submission.quarantine": submission.Quarantined, "submission.conflict": submission.Conflict}[kind]
+		if !ours {
+			continue
+		}
+		var e happened
+		if err := json.Unmarshal(m.Value, &e); err != nil {
+			c.Logger.ErrorContext(ctx, "unreadable event", "partition", m.Partition, "offset", m.Offset)
+			continue
+		}
+		err := c.follow(ctx, &e, state)
+		switch {
+		case err == nil:
+		case errs.KindOf(err) == errs.Unavailable, errs.KindOf(err) == errs.Internal && !errs.Permanent(err):
+			return err
+		case db.IsClosed(err):
+			c.Logger.WarnContext(ctx, "a locked study takes no alerts", "submission.id", int64Of(e.ID))
+		default:
+			c.Logger.ErrorContext(ctx, "a response could not be looked at by the safety rules", "submission.id", int64Of(e.ID), "error", err)
+		}
+	}
+	return nil
+}
+
+func (c *Consumer) follow(ctx context.Context, e *happened, state submission.State) error {
+	o := occasion{study: int64Of(e.Study), participant: int64Of(e.Participant), response: int64Of(e.ID), submission: e.Submission, state: string(state)}
+	rules, err := c.Book.Rules(ctx, o.study)
+	if err != nil || rules.Version == 0 {
+		return err
+	}
+	p, err := c.People.Get(ctx, o.participant)
+	if errs.KindOf(err) == errs.NotFound && err != nil {
+		return nil // a quarantined submission of nobody
+	}
+	if err != nil {
+		return err
+	}
+	var found []finding
+	if state == submission.Stored {
+		if found, err = c.evaluate(ctx, p, &rules, e, o.response); err != nil {
+			return err
+		}
+	}
+	fresh, err := c.Raiser.raise(ctx, p, o, found)
+	c.Meter.Alerts(len(fresh), false)
+	return err
+}
+
+func (c *Consumer) evaluate(ctx context.Context, p *participant.Profile, rules *Rules, e *happened, id int64) ([]finding, error) {
+	asked := rules.For(e.Questionnaire, e.Version, false)
+	if len(asked) == 0 {
+		return nil, nil
+	}
+	stored, err := c.Responses.ResponseOf(ctx, p.ID, id)
+	if err != nil {
+		return nil, err
+	}
+	facts := &Facts{}
+	if facts.Definition, facts.Response, err = c.open(ctx, p, &stored); err != nil {
+		return nil, err
+	}
+	facts.Scores = facts.Definition.Scores(facts.Response)
+	if n := history(asked); n > 0 {
+		earlier, err := c.Responses.Earlier(ctx, p.ID, e.Questionnaire, id, n)
+		if err != nil {
+			return nil, err
+		}
+		for i := range earlier {
+			definition, response, err := c.open(ctx, p, &earlier[i])
+			if err != nil {
+				return nil, err
+			}
+			facts.Earlier = append(facts.Earlier, definition.Scores(response))
+		}
+	}
+	return look(asked, rules.Version, facts), nil
+}
+
+func (c *Consumer) open(ctx context.Context, p *participant.Profile, r *submission.Response) (*questionnaire.Definition, *questionnaire.Response, error) {
+	d, err := c.Catalog.Definition(ctx, r.Study, r.Questionnaire+"|"+r.Version)
+	if err != nil {
+		return nil, nil, err
+	}
+	key := p.Key
+	if r.Key == submission.KeyIntake {
+		key = c.Intake
+	}
+	body, err := r.Open(key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("response %d: %w", r.ID, err)
+	}
+	response, err := questionnaire.ParseResponse(body)
+	return d, response, err
+}
