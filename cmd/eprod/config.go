@@ -21,6 +21,7 @@ import (
 	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/processor"
 	"github.com/eprod/eprod/internal/questionnaire"
+	"github.com/eprod/eprod/internal/safety"
 	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/task"
 	"github.com/eprod/eprod/internal/user"
@@ -53,6 +54,7 @@ type Config struct {
 	Limits        limit.Config              `koanf:"limits"`
 	Cache         cache.Config              `koanf:"cache"`
 	Locks         lock.Config               `koanf:"locks"`
+	Safety        safety.Config             `koanf:"safety"`
 	StudyLock     study.LockConfig          `koanf:"studyLock"`
 	Growth        growth.Config             `koanf:"growth"`
 	Outbox        outbox.Config             `koanf:"outbox"`
@@ -160,6 +162,7 @@ func defaultConfig() Config {
 		Limits:        limit.DefaultConfig(),
 		Cache:         cache.DefaultConfig(),
 		Locks:         lock.DefaultConfig(),
+		Safety:        safety.DefaultConfig(),
 		StudyLock:     study.DefaultLockConfig(),
 		Growth:        growth.DefaultConfig(),
 		Outbox:        outbox.DefaultConfig(),
@@ -256,6 +259,7 @@ func (c *Config) Validate() error {
 	section("limits", c.Limits.Validate())
 	section("cache", c.Cache.Validate())
 	section("locks", c.Locks.Validate())
+	section("safety", c.Safety.Validate())
 	section("studyLock", c.StudyLock.Validate())
 	section("growth", c.Growth.Validate())
 	section("outbox", c.Outbox.Validate())

@@ -56,7 +56,7 @@ func (l intakeLog) Resend(ctx context.Context, id int64) (int64, error) {
 }
 
 // followerGroups are the consumers of events that a study's lock waits for: what they write belongs to the study.
-func followerGroups() []string { return nil }
+func followerGroups() []string { return []string{safetyGroup} }
 
 // eventFollowers tells whether the consumers of events have seen everything that was there before an instant.
 type eventFollowers struct {

@@ -64,6 +64,7 @@ type server struct {
 	sampler  *telemetry.Sampler
 	locker   *study.Locker
 	locks    *study.LockService
+	safety   alerting
 }
 
 // parts is the table of what runs in which role. Adding a consumer is adding a line.
@@ -78,6 +79,10 @@ func (s *server) parts() []part {
 		{"tasks", []string{roleProcessor}, stageIntake, s.generator.Run},
 		{"reminders", []string{roleProcessor}, stageIntake, s.reminders.Run},
 		{"messages", []string{roleProcessor}, stageIntake, s.messages.Work},
+		{"alerts", []string{roleProcessor}, stageIntake, s.alerts},
+		{"urgent alerts", both, stageIntake, s.urgentAlerts},
+		{"escalation of alerts", both, stageIntake, s.safety.escalator.Run},
+		{"urgent rules", api, stageRelay, s.safety.watch.Run},
 		{"study locks", []string{roleProcessor}, stageIntake, s.locker.Run},
 		{"archive", []string{roleProcessor}, stageIntake, s.archives.Run},
 		{"messages on request", both, stageRelay, s.messages.Run},
@@ -187,9 +192,10 @@ func (s *server) build(ctx context.Context) error {
 	}
 	const name = "the intake log"
 	s.breaker = limit.NewBreaker(name, c.Ingest.Breaker, limit.Announce("log", s.metrics.Health, s.log))
+	s.openSafety()
 	s.door, err = ingest.New(c.Ingest, ingest.Parts{Catalog: s.catalog, People: s.profiles, Engine: s.engine, Log: timedLog{s.producer, s.metrics.Intake}, Breaker: s.breaker,
 		Spool: s.spool, Records: s.submissions, IDs: s.ids, Memory: s.memory, Intake: s.keyring.Intake(), Partitions: s.kafka.Partitions, Now: time.Now,
-		Meter: s.metrics.Intake, Logger: s.log})
+		Meter: s.metrics.Intake, Logger: s.log, Urgent: s.safety.watch})
 	if err != nil {
 		return err
 	}
@@ -209,6 +215,7 @@ func (s *server) routes() error {
 		Definitions: s.catalog})
 	s.studies.Routes(api)
 	s.locks.Routes(api)
+	s.safety.service.Routes(api)
 	s.signer.Routes(api)
 	s.participants.Routes(s.web)
 	s.users.Routes(s.web)

@@ -17,6 +17,7 @@ import (
 	"github.com/eprod/eprod/internal/lock"
 	"github.com/eprod/eprod/internal/notify"
 	"github.com/eprod/eprod/internal/outbox"
+	"github.com/eprod/eprod/internal/safety"
 	"github.com/eprod/eprod/internal/submission"
 	"github.com/eprod/eprod/internal/telemetry"
 )
@@ -76,6 +77,8 @@ func consumerGroups() []kafka.Group {
 	return []kafka.Group{
 		accepted,
 		{Name: invalidationGroup, Topic: cache.Topic},
+		{Name: safetyGroup, Topic: submission.Events},
+		{Name: urgentGroup, Topic: safety.UrgentTopic},
 	}
 }
 

@@ -67,6 +67,8 @@ const (
 	TaskRead           Action = "task.read"
 	TaskExcuse         Action = "task.excuse"
 	ResponseRead       Action = "response.read"
+	AlertRead          Action = "alert.read"
+	AlertHandle        Action = "alert.handle" // acknowledge and resolve
 	QuarantineRead     Action = "quarantine.read"
 	QuarantineRedrive  Action = "quarantine.redrive"
 	AuditRead          Action = "audit.read"
@@ -78,7 +80,7 @@ func Actions() []Action {
 		AccountManage, IDIssue, StudyCreate,
 		StudyRead, StudyDesign, StudyPublish, StudyStaff, StudyLock, StudyArchive,
 		ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact,
-		TaskRead, TaskExcuse, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
+		TaskRead, TaskExcuse, ResponseRead, AlertRead, AlertHandle, QuarantineRead, QuarantineRedrive, AuditRead,
 	}
 }
 
@@ -87,12 +89,12 @@ func Actions() []Action {
 var rights = map[Role][]Action{
 	StudyManager: {
 		StudyCreate, StudyRead, StudyDesign, StudyPublish, StudyStaff, StudyLock, StudyArchive, ParticipantEnrol, ParticipantRead, ParticipantUpdate,
-		TaskRead, TaskExcuse, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead,
+		TaskRead, TaskExcuse, ResponseRead, AlertRead, AlertHandle, QuarantineRead, QuarantineRedrive, AuditRead,
 	},
-	DataManager:  {StudyRead, StudyLock, ParticipantRead, TaskRead, ResponseRead, QuarantineRead, QuarantineRedrive, AuditRead},
-	Investigator: {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact, TaskRead, TaskExcuse, ResponseRead, QuarantineRead},
-	Coordinator:  {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact, TaskRead, TaskExcuse, ResponseRead},
-	Monitor:      {StudyRead, ParticipantRead, TaskRead, ResponseRead, QuarantineRead, AuditRead},
+	DataManager:  {StudyRead, StudyLock, ParticipantRead, TaskRead, ResponseRead, AlertRead, QuarantineRead, QuarantineRedrive, AuditRead},
+	Investigator: {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact, TaskRead, TaskExcuse, ResponseRead, AlertRead, AlertHandle, QuarantineRead},
+	Coordinator:  {StudyRead, ParticipantEnrol, ParticipantRead, ParticipantUpdate, ParticipantContact, TaskRead, TaskExcuse, ResponseRead, AlertRead, AlertHandle},
+	Monitor:      {StudyRead, ParticipantRead, TaskRead, ResponseRead, AlertRead, QuarantineRead, AuditRead},
 	Service:      {IDIssue},
 }
 

@@ -66,13 +66,18 @@ type Memory interface {
 	Receipt(ctx context.Context, participant int64, id uuid.UUID) (submission.Receipt, bool)
 }
 
+// Urgent looks at what was accepted for what cannot wait. It returns at once and keeps what it is given.
+type Urgent interface {
+	Accepted(r *submission.Record, d *questionnaire.Definition, response *questionnaire.Response)
+}
+
 // Meter counts outcomes at the door.
 type Meter interface {
 	Accepted(spooled bool)
 	Refused(code string)
 }
 
-// Parts are what the door needs. All are required.
+// Parts are what the door needs. All but Urgent are required.
 type Parts struct {
 	Catalog    Catalog
 	People     People
@@ -88,6 +93,7 @@ type Parts struct {
 	Now        func() time.Time
 	Meter      Meter
 	Logger     *slog.Logger
+	Urgent     Urgent
 }
 
 // Service is the door. It is safe for concurrent use.
@@ -166,7 +172,8 @@ func (s *Service) earlier(ctx context.Context, who auth.Principal, e *envelope, 
 }
 
 func (s *Service) take(ctx context.Context, who auth.Principal, e *envelope, received time.Time, source string) (submission.Receipt, error) {
-	if err := s.check(ctx, who, e, received); err != nil {
+	definition, err := s.check(ctx, who, e, received)
+	if err != nil {
 		return submission.Receipt{}, err
 	}
 	profile, err := s.profile(ctx, who)
@@ -192,30 +199,34 @@ func (s *Service) take(ctx context.Context, who auth.Principal, e *envelope, rec
 	if err = record.Seal(key, e.raw); err != nil {
 		return submission.Receipt{}, err
 	}
-	return s.keep(ctx, &record)
+	receipt, err := s.keep(ctx, &record)
+	if err == nil && s.Urgent != nil {
+		s.Urgent.Accepted(&record, definition, e.response)
+	}
+	return receipt, err
 }
 
 // check holds the body against the questionnaire version that it names.
-func (s *Service) check(ctx context.Context, who auth.Principal, e *envelope, received time.Time) error {
+func (s *Service) check(ctx context.Context, who auth.Principal, e *envelope, received time.Time) (*questionnaire.Definition, error) {
 	about, err := s.Catalog.Study(ctx, who.Study)
 	if err != nil {
-		return fmt.Errorf("study of the participant: %w", err)
+		return nil, fmt.Errorf("study of the participant: %w", err)
 	}
 	if about.Status != study.Active {
-		return errs.New(errs.Conflict, "study_locked", "the study takes no submissions now")
+		return nil, errs.New(errs.Conflict, "study_locked", "the study takes no submissions now")
 	}
 	definition, err := s.Catalog.Definition(ctx, who.Study, e.response.Questionnaire)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	findings := definition.Check(e.response, questionnaire.Context{Now: received, MaxSkew: s.config.MaxSkew})
 	if len(findings) > 0 {
 		for i := range findings {
 			findings[i].Pointer = "/response" + findings[i].Pointer
 		}
-		return errs.New(errs.Unprocessable, "invalid_response", "the response does not fit its questionnaire; see errors").WithFindings(findings)
+		return nil, errs.New(errs.Unprocessable, "invalid_response", "the response does not fit its questionnaire; see errors").WithFindings(findings)
 	}
-	return nil
+	return definition, nil
 }
 
 // profile returns nil without an error when the participant's shard does not answer: intake goes on, sealed with the

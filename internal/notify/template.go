@@ -81,6 +81,10 @@ func DefaultTemplates() []Template {
 			"en": "Study {study}, participant {number}: a questionnaire was not filled in by {until}.",
 			"zh": "研究{study}的受试者{number}未在{until}之前完成一份问卷。",
 		}, Subject: map[string]string{"en": "A questionnaire was not filled in", "zh": "有问卷未按时完成"}},
+		{Key: "alert", Params: []string{"study", "number", "severity"}, Text: map[string]string{ // to staff
+			"en": "Study {study}, participant {number}: a safety alert ({severity}) is open. Please sign in and acknowledge it.",
+			"zh": "研究{study}的受试者{number}有一条安全警报（{severity}）待处理，请登录确认。",
+		}, Subject: map[string]string{"en": "A safety alert is open", "zh": "有安全警报待处理"}},
 		{Key: "invitation", Params: []string{"link"}, Text: map[string]string{
 			"en": "Your personal page is ready. Open {link} to begin.",
 			"zh": "您的个人页面已准备好，请打开{link}开始使用。",

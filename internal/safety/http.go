@@ -124,11 +124,17 @@ func (s *Service) Routes(api huma.API) {
 		return huma.Operation{OperationID: id, Method: method, Path: "/api/v1/studies/{id}" + path, Summary: summary, Tags: []string{"safety"}, DefaultStatus: http.StatusOK}
 	}
 	web.Register(api, op("put-safety-rules", http.MethodPut, "/safety/rules", "Publish the next version of the safety rules"),
-		func(ctx context.Context, in *rulesInput) (*out[rulesBody], error) { return rulesOf(s.PutRules(ctx, int64(in.ID), in.Body.Rules)) })
+		func(ctx context.Context, in *rulesInput) (*out[rulesBody], error) {
+			return rulesOf(s.PutRules(ctx, int64(in.ID), in.Body.Rules))
+		})
 	web.Register(api, op("get-safety-rules", http.MethodGet, "/safety/rules", "The safety rules"),
-		func(ctx context.Context, in *rulesQuery) (*out[rulesBody], error) { return rulesOf(s.Rules(ctx, int64(in.ID), in.Version)) })
+		func(ctx context.Context, in *rulesQuery) (*out[rulesBody], error) {
+			return rulesOf(s.Rules(ctx, int64(in.ID), in.Version))
+		})
 	web.Register(api, op("get-safety-rota", http.MethodGet, "/safety/rota", "Who is told of alerts"),
-		func(ctx context.Context, in *studyPath) (*rotaOutput, error) { return rotaOf(s.Rota(ctx, int64(in.ID))) })
+		func(ctx context.Context, in *studyPath) (*rotaOutput, error) {
+			return rotaOf(s.Rota(ctx, int64(in.ID)))
+		})
 	web.Register(api, op("put-safety-rota", http.MethodPut, "/safety/rota", "State who is told of alerts"),
 		func(ctx context.Context, in *rotaInput) (*rotaOutput, error) {
 			version, err := web.IfMatch(in.IfMatch)
@@ -140,7 +146,9 @@ func (s *Service) Routes(api huma.API) {
 		})
 	web.Register(api, op("list-alerts", http.MethodGet, "/alerts", "Alerts, newest first"), s.list)
 	web.Register(api, op("get-alert", http.MethodGet, "/alerts/{aid}", "One alert with what it has found"),
-		func(ctx context.Context, in *alertPath) (*out[alertBody], error) { return bodyOf(s.Alert(ctx, int64(in.ID), int64(in.Alert))) })
+		func(ctx context.Context, in *alertPath) (*out[alertBody], error) {
+			return bodyOf(s.Alert(ctx, int64(in.ID), int64(in.Alert)))
+		})
 	web.Register(api, op("acknowledge-alert", http.MethodPost, "/alerts/{aid}/acknowledge", "Take care of an alert: nobody else is told"),
 		func(ctx context.Context, in *noteInput) (*out[alertBody], error) {
 			return bodyOf(s.Acknowledge(ctx, int64(in.ID), int64(in.Alert), in.Body.Note))

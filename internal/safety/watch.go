@@ -15,7 +15,6 @@ import (
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/kafka"
-	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/submission"
 )

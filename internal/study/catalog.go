@@ -352,6 +352,26 @@ func (c *Catalog) Plan(ctx context.Context, study int64) (task.Plan, error) {
 	return v.plan, nil
 }
 
+// Versions returns the active versions of a questionnaire, in no order.
+func (c *Catalog) Versions(ctx context.Context, study int64, url string) ([]*questionnaire.Definition, error) {
+	v, err := c.view(ctx, study)
+	if err != nil {
+		return nil, err
+	}
+	var out []*questionnaire.Definition
+	for canonical, q := range c.again(ctx, v).active {
+		if q.URL != url {
+			continue
+		}
+		d, err := c.Definition(ctx, study, canonical)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
 // Site returns a site by its code.
 func (c *Catalog) Site(ctx context.Context, study int64, code string) (Site, error) {
 	return look(ctx, c, study, "site", func(v *view) (Site, bool) {

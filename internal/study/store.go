@@ -65,7 +65,10 @@ func written(table, taken string, err error) error {
 
 // design locks a study's row until the transaction ends and refuses where its design may not change any more. Changes of one
 // study therefore happen one after the other.
-func design(tx *gorm.DB, study int64) error {
+func design(tx *gorm.DB, study int64) error { return Mutable(tx, study) }
+
+// Mutable locks a study's row until the transaction ends and refuses where its design may not change any more.
+func Mutable(tx *gorm.DB, study int64) error {
 	var r studyRow
 	if err := db.ForUpdate(tx).Table("study").Select("id", "status").Where("id = ?", study).Take(&r).Error; err != nil {
 		return db.Error("study", err)

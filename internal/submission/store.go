@@ -312,6 +312,34 @@ func (s *Store) Response(ctx context.Context, id int64) (Response, error) {
 	return find(ctx, s.Shards, "response", responseColumns, id, responseRow.response, func(r Response) int64 { return r.Participant })
 }
 
+// ResponseOf returns one response of a participant with its sealed body, or errs.NotFound.
+func (s *Store) ResponseOf(ctx context.Context, participant, id int64) (Response, error) {
+	var row responseRow
+	err := s.Shards.Home(participant).Read(ctx).Table("response").Select(responseColumns).Where("id = ? AND participant_id = ?", id, participant).Take(&row).Error
+	if err != nil {
+		return Response{}, db.Error("response", err)
+	}
+	return row.response()
+}
+
+// Earlier returns up to limit responses of a participant to a questionnaire, by its url, with ids below before, youngest first, with
+// their bodies.
+func (s *Store) Earlier(ctx context.Context, participant int64, questionnaire string, before int64, limit int) ([]Response, error) {
+	var rows []responseRow
+	err := s.Shards.Home(participant).Read(ctx).Table("response").Select(responseColumns).
+		Where("participant_id = ? AND id < ? AND questionnaire = ?", participant, before, questionnaire).Order("id DESC").Limit(limit).Find(&rows).Error
+	if err != nil {
+		return nil, db.Error("responses", err)
+	}
+	out := make([]Response, len(rows))
+	for i := range rows {
+		if out[i], err = rows[i].response(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // Quarantined lists what waits for a person, without bodies, newest first, merged over the shards.
 func (s *Store) Quarantined(ctx context.Context, f Filter) ([]Quarantine, error) {
 	columns := without(quarantineColumns, "sealed")

@@ -20,6 +20,7 @@ type Metrics struct {
 	Cache    *Cache
 	Limits   *Limits
 	Messages *Messages
+	Alerts   *Alerts
 	Locks    *Locks
 	Spans    *Spans
 	Health   *Health
@@ -30,7 +31,7 @@ func NewMetrics() *Metrics {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	f := promauto.With(r)
-	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Cache: newCache(f), Limits: newLimits(f), Messages: newMessages(f), Locks: newLocks(f), Spans: newSpans(f), Health: newHealth(r, f)}
+	return &Metrics{Registry: r, HTTP: newHTTP(f), Intake: newIntake(f), Process: newProcess(f), Cache: newCache(f), Limits: newLimits(f), Messages: newMessages(f), Alerts: newAlerts(f), Locks: newLocks(f), Spans: newSpans(f), Health: newHealth(r, f)}
 }
 
 // latencies are bucket bounds in seconds from 0.5 ms to 8 s, by doubling.
@@ -199,6 +200,31 @@ func (l *Limits) Limited(rule string) { l.refused.WithLabelValues(rule).Inc() }
 
 // LimitedAlone counts a decision without Redis.
 func (l *Limits) LimitedAlone(rule string) { l.alone.WithLabelValues(rule).Inc() }
+
+// Alerts counts safety alerts: eprod_alerts_total{way}, and what urgent rules could not look at in time: eprod_alerts_unwatched_total.
+type Alerts struct {
+	urgent, ordinary, unwatched prometheus.Counter
+}
+
+func newAlerts(f promauto.Factory) *Alerts {
+	raised := f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_alerts_total",
+		Help: "Safety alerts raised: by an urgent rule at the door, or by the consumer of stored responses."}, []string{"way"})
+	return &Alerts{urgent: raised.WithLabelValues("urgent"), ordinary: raised.WithLabelValues("stored"),
+		unwatched: f.NewCounter(prometheus.CounterOpts{Name: "eprod_alerts_unwatched_total",
+			Help: "Accepted submissions that urgent rules could not look at in time; the consumer of stored responses looks at them."})}
+}
+
+// Alerts counts alerts that were raised.
+func (a *Alerts) Alerts(n int, urgent bool) {
+	if urgent {
+		a.urgent.Add(float64(n))
+		return
+	}
+	a.ordinary.Add(float64(n))
+}
+
+// Unwatched counts a submission that urgent rules could not look at.
+func (a *Alerts) Unwatched() { a.unwatched.Inc() }
 
 // Messages counts messages and reminders: eprod_messages_total{provider,outcome} and eprod_reminders_total{outcome}.
 type Messages struct{ total, reminders *prometheus.CounterVec }

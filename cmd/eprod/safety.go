@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/kafka"
+	"github.com/eprod/eprod/internal/notify"
+	"github.com/eprod/eprod/internal/safety"
+	"github.com/eprod/eprod/internal/study"
+	"github.com/eprod/eprod/internal/submission"
+)
+
+// The consumer groups of safety: one for what was stored, one for what urgent rules have found at the door.
+const (
+	safetyGroup = "safety"
+	urgentGroup = "safety-urgent"
+)
+
+// alerting is safety in this process.
+type alerting struct {
+	service   *safety.Service
+	watch     *safety.Watch
+	escalator *safety.Escalator
+	consumer  *safety.Consumer
+	urgent    *safety.UrgentConsumer
+}
+
+// openSafety makes the rules, what applies them, and who is told.
+func (s *server) openSafety() {
+	store := &safety.Store{Meta: s.meta, Shards: s.shards}
+	book := safety.NewBook(store, s.config.Safety.RulesTTL, time.Now)
+	raiser := &safety.Raiser{Store: store, IDs: s.ids, Now: time.Now}
+	intake := s.keyring.Intake()
+	s.safety.service = &safety.Service{Store: store, Catalog: s.catalog, People: s.profiles, Guard: s.guard, Sealer: intake, IDs: s.ids, Now: time.Now, Mutable: study.Mutable}
+	s.safety.watch = safety.NewWatch(s.config.Safety, safety.Parts{Book: book, People: s.profiles, Log: s.producer, Raiser: raiser, Partitions: s.kafka.Partitions,
+		Meter: s.metrics.Alerts, Logger: s.log})
+	s.safety.escalator = safety.NewEscalator(s.config.Safety, safety.EscalatorParts{Store: store, Catalog: s.catalog, People: s.profiles, Messenger: staffMessages{s.messages},
+		Sealer: intake, IDs: s.ids, Now: time.Now, Logger: s.log})
+	s.safety.consumer = &safety.Consumer{Book: book, Catalog: s.catalog, People: s.profiles, Responses: s.submissions, Raiser: raiser, Intake: intake, Meter: s.metrics.Alerts, Logger: s.log}
+	s.safety.urgent = &safety.UrgentConsumer{People: s.profiles, Raiser: raiser, Receipts: s.submissions, Meter: s.metrics.Alerts, Logger: s.log}
+}
+
+// alerts evaluates the rules on what was stored, until ctx ends.
+func (s *server) alerts(ctx context.Context) error {
+	return s.follow(ctx, safetyGroup, submission.Events, s.safety.consumer.Handle)
+}
+
+// urgentAlerts takes what urgent rules have found, until ctx ends. It runs beside the doors as well, because the processors may be the
+// ones that are down.
+func (s *server) urgentAlerts(ctx context.Context) error {
+	return s.follow(ctx, urgentGroup, safety.UrgentTopic, s.safety.urgent.Handle)
+}
+
+// follow consumes a topic with a group of its own until ctx ends.
+func (s *server) follow(ctx context.Context, group, topic string, handle kafka.Handler) error {
+	cc := kafka.DefaultConsumerConfig(group, topic)
+	cc.Failing = func(topic string, partition int32, err error) {
+		s.log.WarnContext(ctx, "a batch waits", "topic", topic, "partition", partition, "error", err)
+	}
+	return kafka.Consume(ctx, s.kafka, s.dial, cc, handle, s.log)
+}
+
+// staffMessages tells staff of alerts by every address that they have.
+type staffMessages struct{ messages *notify.Service }
+
+// Tell implements safety.Messenger.
+func (m staffMessages) Tell(ctx context.Context, t safety.Told) error {
+	request := notify.Request{Study: t.Study, Participant: t.Participant, Template: "alert", Language: t.Language,
+		Params: map[string]string{"study": t.Protocol, "number": t.Number, "severity": t.Severity}}
+	var failed error
+	told := 0
+	for channel, to := range map[notify.Channel]string{notify.SMS: t.To.Phone, notify.Email: t.To.Email} {
+		if to == "" {
+			continue
+		}
+		request.Channel, request.To, request.Purpose = channel, to, t.Purpose+"/"+string(channel)
+		if _, err := m.messages.Send(ctx, request); err != nil {
+			if errs.KindOf(err) == errs.Unavailable || errs.KindOf(err) == errs.Overloaded {
+				return err
+			}
+			failed = err
+			continue
+		}
+		told++
+	}
+	if told > 0 {
+		return nil
+	}
+	return failed
+}
