@@ -29,11 +29,11 @@ type alerting struct {
 
 // openSafety makes the rules, what applies them, and who is told.
 func (s *server) openSafety() {
-	store := &safety.Store{Meta: s.meta, Shards: s.shards}
+	store := &safety.Store{Meta: s.meta, Shards: s.shards, Mutable: study.Mutable}
 	book := safety.NewBook(store, s.config.Safety.RulesTTL, time.Now)
 	raiser := &safety.Raiser{Store: store, IDs: s.ids, Now: time.Now}
 	intake := s.keyring.Intake()
-	s.safety.service = &safety.Service{Store: store, Catalog: s.catalog, People: s.profiles, Guard: s.guard, Sealer: intake, IDs: s.ids, Now: time.Now, Mutable: study.Mutable}
+	s.safety.service = &safety.Service{Store: store, Catalog: s.catalog, People: s.profiles, Guard: s.guard, Sealer: intake, IDs: s.ids, Now: time.Now}
 	s.safety.watch = safety.NewWatch(s.config.Safety, safety.Parts{Book: book, People: s.profiles, Log: s.producer, Raiser: raiser, Partitions: s.kafka.Partitions,
 		Meter: s.metrics.Alerts, Logger: s.log})
 	s.safety.escalator = safety.NewEscalator(s.config.Safety, safety.EscalatorParts{Store: store, Catalog: s.catalog, People: s.profiles, Messenger: staffMessages{s.messages},

@@ -10,8 +10,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"gorm.io/gorm"
-
 	"github.com/eprod/eprod/internal/audit"
 	"github.com/eprod/eprod/internal/auth"
 	"github.com/eprod/eprod/internal/errs"
@@ -53,8 +51,6 @@ type Service struct {
 	Sealer  *keyring.DataKey // of rotas: the addresses of staff
 	IDs     IDs
 	Now     func() time.Time
-	// Mutable refuses, in a transaction of the metadata database, a study whose design may not change.
-	Mutable func(tx *gorm.DB, study int64) error
 }
 
 func (s *Service) now() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }
@@ -103,7 +99,7 @@ func (s *Service) PutRules(ctx context.Context, of int64, rules []Rule) (Rules, 
 	if err != nil {
 		return Rules{}, err
 	}
-	return is, s.Store.PutRules(ctx, of, is, func(tx *gorm.DB) error { return s.Mutable(tx, of) }, e)
+	return is, s.Store.PutRules(ctx, of, is, e)
 }
 
 // Rules returns a version of a study's rules, 0 for the newest; one without a version where there are none.
@@ -174,7 +170,7 @@ func (s *Service) PutRota(ctx context.Context, of int64, r Rota) (Rota, error) {
 	if err != nil {
 		return Rota{}, err
 	}
-	err = s.Store.PutRota(ctx, of, r.Version, sealed, func(tx *gorm.DB) error { return s.Mutable(tx, of) }, e)
+	err = s.Store.PutRota(ctx, of, r.Version, sealed, e)
 	r.Version++
 	return r, err
 }

@@ -15,6 +15,8 @@ import (
 type Store struct {
 	Meta   *db.DB
 	Shards *db.Shards
+	// Mutable refuses, in a transaction of the metadata database, a study whose design may not change.
+	Mutable func(tx *gorm.DB, study int64) error
 }
 
 type rulesRow struct {
@@ -40,13 +42,13 @@ func (s *Store) Rules(ctx context.Context, study, version int64) (Rules, error) 
 }
 
 // PutRules writes the version after was; errs.Stale where somebody else has written it.
-func (s *Store) PutRules(ctx context.Context, study int64, r Rules, open func(tx *gorm.DB) error, entry audit.Entry) error {
+func (s *Store) PutRules(ctx context.Context, study int64, r Rules, entry audit.Entry) error {
 	body, err := json.Marshal(r.Rules)
 	if err != nil {
 		return err
 	}
 	err = s.Meta.Tx(ctx, func(tx *gorm.DB) error {
-		if err := open(tx); err != nil {
+		if err := s.Mutable(tx, study); err != nil {
 			return err
 		}
 		err := db.Insert(tx, "safety_rules", []string{"study_id", "version", "body", "created_by", "created_at"}, [][]any{{study, r.Version, body, r.By, db.Micros(r.At)}})
@@ -79,9 +81,9 @@ func (s *Store) Rota(ctx context.Context, study int64) (sealed []byte, version i
 }
 
 // PutRota writes a sealed rota over the version was; errs.Stale where it is another.
-func (s *Store) PutRota(ctx context.Context, study, was int64, sealed []byte, open func(tx *gorm.DB) error, entry audit.Entry) error {
+func (s *Store) PutRota(ctx context.Context, study, was int64, sealed []byte, entry audit.Entry) error {
 	err := s.Meta.Tx(ctx, func(tx *gorm.DB) error {
-		if err := open(tx); err != nil {
+		if err := s.Mutable(tx, study); err != nil {
 			return err
 		}
 		if was == 0 {
