@@ -5,8 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -227,5 +230,31 @@ func (g *growing) list(ctx context.Context, t *testing.T) {
 		if pause(ctx, 200*time.Millisecond) != nil {
 			return
 		}
+	}
+}
+
+// TestReadsFindWhoHasMoved: a shard that For or ForBucket names is what the process believes. Writers are told where that is wrong;
+// readers must ask: Home, or View.
+func TestReadsFindWhoHasMoved(t *testing.T) {
+	believing := regexp.MustCompile(`\.(For|ForBucket)\([^()]*(\([^()]*\))?[^()]*\)\.Read\(`)
+	if !believing.MatchString("s.Shards.For(f(x)).Read(ctx)") || believing.MatchString("view.Home(x).Read(ctx)") {
+		t.Fatal("the expression does not find what it looks for")
+	}
+	files := 0
+	err := filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.Contains(path, "internal/db/") {
+			return err
+		}
+		files++
+		content, err := os.ReadFile(path)
+		for _, found := range believing.FindAllString(string(content), -1) {
+			if !strings.HasPrefix(found, ".For(") || !strings.Contains(string(content), "view"+found) {
+				t.Errorf("%s reads by %s: use Home(participant).Read, or a View", path, found)
+			}
+		}
+		return err
+	})
+	if err != nil || files < 100 {
+		t.Errorf("%d files, %v", files, err)
 	}
 }

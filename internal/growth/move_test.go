@@ -2,216 +2,23 @@ package growth
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"gorm.io/gorm"
 
 	"github.com/eprod/eprod/internal/db"
 )
 
-// life is what goes on while buckets move: writers and readers of several processes. What a writer was told is remembered.
-type life struct {
-	*plant
-	processes []*Service
-	ids       []int64
-	acked     []atomic.Int64 // receipts by place in ids
-	serial    atomic.Int64
-	writes    atomic.Int64
-	reads     atomic.Int64
-	doubles   atomic.Int64 // that a reader would see who does not take copies out
-	slowest   atomic.Int64
-	running   sync.WaitGroup
-	over      context.CancelFunc
-}
-
-var receiptColumns = []string{"participant_id", "submission", "id", "study_id", "task_id", "sha256", "state", "received_at", "processed_at"}
-
-func (l *life) receipt(p int64) []any {
-	id := l.serial.Add(1)
-	return []any{p, binary.BigEndian.AppendUint64([]byte("submitted"[:8]), uint64(id)), 1<<40 + id, 3, 1, make([]byte, 32), "stored", 1, 1}
-}
-
-func (l *life) begin() {
-	ctx, over := context.WithCancel(context.Background())
-	l.over = over
-	for _, s := range l.processes {
-		for range 2 {
-			l.running.Go(func() { l.write(ctx, s) })
-		}
-		l.running.Go(func() { l.batches(ctx, s) })
-		l.running.Go(func() { l.claim(ctx, s) })
-		l.running.Go(func() { l.read(ctx, s) })
-		l.running.Go(func() { l.count(ctx, s) })
-	}
-}
-
-func (l *life) end() {
-	l.over()
-	l.running.Wait()
-}
-
-// write submits for one participant after the other.
-func (l *life) write(ctx context.Context, s *Service) {
-	for ctx.Err() == nil {
-		i := rand.IntN(len(l.ids))
-		p := l.ids[i]
-		began := time.Now()
-		err := s.Shards.Write(context.WithoutCancel(ctx), db.Claim{Study: 3, Participant: p}, func(tx *gorm.DB) error {
-			if err := tx.Exec("UPDATE participant SET version = version + 1 WHERE id = ?", p).Error; err != nil {
-				return err
-			}
-			return db.Insert(tx, "receipt", receiptColumns, [][]any{l.receipt(p)})
-		})
-		if err != nil {
-			l.t.Errorf("a write of participant %d: %v", p, err)
-			return
-		}
-		l.acked[i].Add(1)
-		l.writes.Add(1)
-		for took := int64(time.Since(began)); ; {
-			if was := l.slowest.Load(); took <= was || l.slowest.CompareAndSwap(was, took) {
-				break
-			}
-		}
-		time.Sleep(15 * time.Millisecond)
-	}
-}
-
-// batches writes for several participants in one transaction, as the processor does.
-func (l *life) batches(ctx context.Context, s *Service) {
-	for ctx.Err() == nil {
-		places := rand.Perm(len(l.ids))[:8]
-		err := db.Apart(context.WithoutCancel(ctx), s.Shards, places, func(i int) int64 { return l.ids[i] }, func(ctx context.Context, shard *db.DB, places []int) error {
-			return shard.Tx(ctx, func(tx *gorm.DB) error {
-				whose := make([]int64, len(places))
-				var rows [][]any
-				for n, i := range places {
-					whose[n] = l.ids[i]
-					rows = append(rows, l.receipt(l.ids[i]))
-				}
-				if _, err := shard.AskOf(tx, whose...); err != nil {
-					return err
-				}
-				return db.Insert(tx, "receipt", receiptColumns, rows)
-			})
-		})
-		if err != nil {
-			l.t.Errorf("a batch: %v", err)
-			return
-		}
-		for _, i := range places {
-			l.acked[i].Add(1)
-		}
-		time.Sleep(40 * time.Millisecond)
-	}
-}
-
-// claim takes tasks whose time has come, as reminders do, whoever's they are.
-func (l *life) claim(ctx context.Context, s *Service) {
-	for ctx.Err() == nil {
-		for _, shard := range s.Shards.All() {
-			err := shard.Tx(context.WithoutCancel(ctx), func(tx *gorm.DB) error {
-				visit, err := shard.AskAll(tx)
-				if err != nil {
-					return err
-				}
-				var tasks []struct{ ParticipantID, ID int64 }
-				due := db.SkipLocked(tx.Table("task")).Select("participant_id", "id").Where("remind_at > 0")
-				if err := visit.Except(due).Order("remind_at").Limit(3).Find(&tasks).Error; err != nil {
-					return err
-				}
-				for _, one := range tasks {
-					if err := visit.Note(tx, one.ParticipantID); err != nil {
-						return err
-					}
-					if err := tx.Exec("UPDATE task SET remind_at = remind_at + 1000000 WHERE participant_id = ? AND id = ?", one.ParticipantID, one.ID).Error; err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-			if err != nil {
-				l.t.Errorf("a claim on %s: %v", shard.Name, err)
-				return
-			}
-		}
-		time.Sleep(60 * time.Millisecond)
-	}
-}
-
-// read holds that who reads a participant finds everything that was answered before.
-func (l *life) read(ctx context.Context, s *Service) {
-	for ctx.Err() == nil {
-		i := rand.IntN(len(l.ids))
-		before := l.acked[i].Load()
-		var n int64
-		err := s.Shards.Home(l.ids[i]).Read(context.WithoutCancel(ctx)).Table("receipt").Where("participant_id = ? AND id > ?", l.ids[i], int64(1)<<40).Count(&n).Error
-		if err != nil || n < before {
-			l.t.Errorf("participant %d has %d receipts, and %d were answered before: %v", l.ids[i], n, before, err)
-			return
-		}
-		l.reads.Add(1)
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-// count holds that who reads all shards finds everybody once.
-func (l *life) count(ctx context.Context, s *Service) {
-	for ctx.Err() == nil {
-		view, err := s.Shards.View(context.WithoutCancel(ctx))
-		if err != nil {
-			l.t.Errorf("where everybody is: %v", err)
-			return
-		}
-		var mu sync.Mutex
-		seen := make(map[int64]int)
-		err = s.Shards.Each(context.WithoutCancel(ctx), func(ctx context.Context, shard *db.DB) error {
-			var ids []int64
-			if err := shard.Read(ctx).Table("participant").Pluck("id", &ids).Error; err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for _, id := range ids {
-				if view.Owns(shard, id) {
-					seen[id]++
-				} else {
-					l.doubles.Add(1)
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			l.t.Errorf("a list: %v", err)
-			return
-		}
-		for _, id := range l.ids {
-			if seen[id] != 1 {
-				l.t.Errorf("participant %d is seen %d times", id, seen[id])
-				return
-			}
-		}
-		l.reads.Add(1)
-		time.Sleep(60 * time.Millisecond)
-	}
-}
-
-// killed ends the mover's goroutine as a kill does: nothing of it is finished. Connections roll back.
-type killed struct{}
-
-// work lets a mover work until it is done or dies at a step that die names; it reports whether it died, and at which step.
+// work lets a mover work until it is done or dies at a step that die names; it returns that step. It dies as by a kill: nothing that
+// it has begun is finished.
 func (p *plant) work(do func(*Mover, context.Context, int64, int64) error, move int64, die func(step string) bool) (step string, err error) {
 	p.t.Helper()
 	p.fence++
@@ -309,6 +116,7 @@ func TestBucketsMoveWhileEverybodyWorks(t *testing.T) {
 		l.writes.Load(), l.reads.Load(), time.Duration(l.slowest.Load()).Round(time.Millisecond), (held / time.Duration(len(list))).Round(time.Millisecond), longest.Round(time.Millisecond))
 	t.Run("Unnamed", func(t *testing.T) { unnamedWriters(t, p, first) })
 	t.Run("Cancelled", func(t *testing.T) { cancelled(t, p, l) })
+	t.Run("Locked", func(t *testing.T) { lockedMeanwhile(t, p, first) })
 	t.Run("Overtaken", func(t *testing.T) { overtakenMover(t, p, first) })
 }
 
@@ -435,7 +243,7 @@ func cancelled(t *testing.T, p *plant, l *life) {
 	for i := range l.acked {
 		answered -= l.acked[i].Load()
 	}
-	for _, at := range []string{"verify", "opened", "gone"} {
+	for _, at := range []string{"opened", "gone"} {
 		move, err := s.Begin(t.Context(), "shard0", list)
 		if err != nil {
 			t.Fatal(err)
@@ -460,6 +268,55 @@ func cancelled(t *testing.T, p *plant, l *life) {
 	before["receipt"] += answered
 	if diff := cmp.Diff(before, p.totals()); diff != "" {
 		t.Errorf("rows before and now: %s", diff)
+	}
+}
+
+// lockedMeanwhile: a study that is locked between two groups is locked, and the move goes on; neither waits for the other for ever.
+func lockedMeanwhile(t *testing.T, p *plant, s *Service) {
+	const study, lock = 77, 5
+	move, err := s.Begin(t.Context(), "shard2", []int{20, 21, 22, 23, 24})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stand := func(d *db.DB, is db.Standing) error { return d.SetStanding(t.Context(), study, is, lock) }
+	locked := make(chan error, 1)
+	groups := 0
+	_, err = p.work((*Mover).Run, move, func(step string) bool {
+		if kind(step) != "announce" {
+			return false
+		}
+		if groups++; groups != 2 {
+			return false
+		}
+		if err := stand(p.shards[0], db.Closing); err == nil {
+			t.Error("a study is being locked on a shard whose buckets are on their way")
+		}
+		if err := stand(p.shards[1], db.Closing); err != nil {
+			t.Error(err)
+		}
+		go func() {
+			for _, is := range []db.Standing{db.Closing, db.Closed} {
+				for _, d := range p.shards {
+					for stand(d, is) != nil {
+						if t.Context().Err() != nil {
+							locked <- t.Context().Err()
+							return
+						}
+						time.Sleep(20 * time.Millisecond)
+					}
+				}
+			}
+			locked <- nil
+		}()
+		return false
+	})
+	if lost := <-locked; err != nil || lost != nil || groups != 2 {
+		t.Fatalf("%d groups, %v, %v", groups, err, lost)
+	}
+	for _, d := range p.shards {
+		if is, err := d.StandingOf(t.Context(), study); is != db.Closed || err != nil {
+			t.Errorf("the study is %s on %s: %v", is, d.Name, err)
+		}
 	}
 }
 

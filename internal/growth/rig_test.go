@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -32,8 +31,6 @@ type plant struct {
 	shards []*db.DB
 	store  *Store
 	config Config
-	stop   context.CancelFunc
-	ended  sync.WaitGroup
 	fence  int64
 }
 

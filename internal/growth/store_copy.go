@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"gorm.io/gorm"
 
 	"github.com/eprod/eprod/internal/db"
@@ -171,30 +172,39 @@ type difference struct {
 	clean  map[string][]int64
 }
 
-// compare holds the rows of participants on both shards against each other.
+// compare holds the rows of participants on both shards against each other, some tables at a time.
 func (c *copier) compare(ctx context.Context, participants []int64) (difference, error) {
 	d := difference{tables: make(map[string]rows), clean: make(map[string][]int64)}
-	differ := make(map[int64]bool)
-	for _, t := range movedTables() {
+	tables := movedTables()
+	is, has := make([]rows, len(tables)), make([]rows, len(tables))
+	reading, ctx := errgroup.WithContext(ctx)
+	reading.SetLimit(4)
+	for i, t := range tables {
 		ids := theirs(t.Name, participants)
-		is, err := read(ctx, c.source, t.Name, t.Participant, ids)
-		if err != nil {
-			return d, err
-		}
-		has, err := read(ctx, c.target, t.Name, t.Participant, ids)
-		if err != nil {
-			return d, err
-		}
-		for _, id := range ids {
-			d.add(is.sums[id])
-			if is.sums[id] != has.sums[id] {
+		reading.Go(func() (err error) {
+			is[i], err = read(ctx, c.source, t.Name, t.Participant, ids)
+			return err
+		})
+		reading.Go(func() (err error) {
+			has[i], err = read(ctx, c.target, t.Name, t.Participant, ids)
+			return err
+		})
+	}
+	if err := reading.Wait(); err != nil {
+		return d, err
+	}
+	differ := make(map[int64]bool)
+	for i, t := range tables {
+		for _, id := range theirs(t.Name, participants) {
+			d.add(is[i].sums[id])
+			if is[i].sums[id] != has[i].sums[id] {
 				differ[id] = true
 				d.clean[t.Name] = append(d.clean[t.Name], id)
 			}
 		}
-		d.bytes += is.bytes
+		d.bytes += is[i].bytes
 		if len(d.clean[t.Name]) > 0 {
-			d.tables[t.Name] = is
+			d.tables[t.Name] = is[i]
 		}
 	}
 	d.differ = slices.Sorted(maps.Keys(differ))
