@@ -123,8 +123,14 @@ type process struct {
 // start runs a role and returns when it says that it is ready.
 func (d *deployment) start(role string, env ...string) *process {
 	d.t.Helper()
+	return d.startOn("127.0.0.1:0", role, env...)
+}
+
+// startOn is start with an address of the public listener.
+func (d *deployment) startOn(listen, role string, env ...string) *process {
+	d.t.Helper()
 	p := &process{exited: make(chan struct{}), keep: d.keepLog}
-	p.cmd = exec.Command(d.binary, "serve", "--role="+role, "--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0")
+	p.cmd = exec.Command(d.binary, "serve", "--role="+role, "--listen="+listen, "--ops-listen=127.0.0.1:0")
 	p.cmd.Env, p.cmd.Dir = append(append([]string{}, d.env...), env...), d.dir
 	if d.dir == "" {
 		p.cmd.Dir = d.t.TempDir()
