@@ -185,6 +185,9 @@ func TestRollingReplacement(t *testing.T) {
 	if len(r.failed) > 0 {
 		t.Errorf("%d requests failed on both processes, first: %s", len(r.failed), r.failed[0])
 	}
+	if r.retried.Load() == 0 {
+		t.Error("no request met a process that was away: the second try was not put to the test")
+	}
 	if least := int(took.Seconds() * float64(perSecond) / 4); len(r.sent) < min(least, people*len(rules)) {
 		t.Errorf("only %d submissions in %v: there was no load", len(r.sent), took)
 	}
