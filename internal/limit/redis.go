@@ -20,7 +20,7 @@ func (redisHook) DialHook(next redis.DialHook) redis.DialHook { return next }
 // ProcessHook implements redis.Hook.
 func (h redisHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		err := h.do(ctx, func() error { return next(ctx, cmd) })
+		err := h.do(ctx, func(ctx context.Context) error { return next(ctx, cmd) })
 		if err != nil && cmd.Err() == nil {
 			cmd.SetErr(err) // callers ask the command
 		}
@@ -31,7 +31,7 @@ func (h redisHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 // ProcessPipelineHook implements redis.Hook.
 func (h redisHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		err := h.do(ctx, func() error { return next(ctx, cmds) })
+		err := h.do(ctx, func(ctx context.Context) error { return next(ctx, cmds) })
 		for _, cmd := range cmds {
 			if err != nil && cmd.Err() == nil && errors.Is(err, ErrOpen) {
 				cmd.SetErr(err)
@@ -41,10 +41,17 @@ func (h redisHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 	}
 }
 
-func (h redisHook) do(ctx context.Context, call func() error) error {
+// behind marks the context of a call that has passed the breaker. The client opens a connection within a call, with commands of its
+// own: asked again, a half-open breaker would refuse its own probe.
+type behind struct{}
+
+func (h redisHook) do(ctx context.Context, call func(ctx context.Context) error) error {
+	if ctx.Value(behind{}) != nil {
+		return call(ctx)
+	}
 	var answer error
 	err := h.breaker.Do(ctx, func(context.Context) error {
-		err := call()
+		err := call(context.WithValue(ctx, behind{}, true))
 		if silent(err) {
 			return err
 		}
