@@ -112,7 +112,6 @@ type Config struct {
 	BlockRows  int           `koanf:"blockRows"`  // rows of one sealed block: one transaction of removal and of restoring
 	BlockBytes int           `koanf:"blockBytes"` // bytes after which a block is full before it has its rows
 	GroupRows  int           `koanf:"groupRows"`  // rows of a row group of the researchers' files, which is held in memory
-	OpenFiles  int           `koanf:"openFiles"`  // researchers' files that a part may write at once
 	ScanRows   int           `koanf:"scanRows"`   // rows of a table without an index by study that one statement looks at
 	Pause      time.Duration `koanf:"pause"`      // between two blocks that are removed or restored, so that others have the shard, too
 	Poll       time.Duration `koanf:"poll"`       // how often a process looks for a run that nobody works on
@@ -121,7 +120,7 @@ type Config struct {
 
 // DefaultConfig returns settings for a server with a few cores.
 func DefaultConfig() Config {
-	return Config{PartRows: 50_000, BlockRows: 500, BlockBytes: 1 << 20, GroupRows: 32_768, OpenFiles: 16, ScanRows: 20_000,
+	return Config{PartRows: 50_000, BlockRows: 500, BlockBytes: 1 << 20, GroupRows: 32_768, ScanRows: 20_000,
 		Pause: 0, Poll: 5 * time.Second, LeaseTTL: 30 * time.Second}
 }
 
@@ -132,7 +131,7 @@ func (c Config) Validate() error {
 		key              string
 		value, low, high int
 	}{{"partRows", c.PartRows, 100, 10_000_000}, {"blockRows", c.BlockRows, 1, 1000}, {"blockBytes", c.BlockBytes, 4 << 10, 64 << 20},
-		{"groupRows", c.GroupRows, 1000, 1_000_000}, {"openFiles", c.OpenFiles, 1, 200}, {"scanRows", c.ScanRows, 100, 1_000_000}} {
+		{"groupRows", c.GroupRows, 1000, 1_000_000}, {"scanRows", c.ScanRows, 100, 1_000_000}} {
 		if n.value < n.low || n.value > n.high {
 			problems = append(problems, fmt.Errorf("%s: %d: must be from %d to %d", n.key, n.value, n.low, n.high))
 		}

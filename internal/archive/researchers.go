@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/parquet-go/parquet-go"
@@ -13,85 +14,113 @@ import (
 	"github.com/eprod/eprod/internal/submission"
 )
 
-// answers writes the next part of the researchers' rows: one file of responses and one of answers per questionnaire and month.
+// answers writes the next part of the researchers' rows: one file of responses and one of answers per questionnaire and month. It
+// first looks which responses of the part go where, and then fills one pair of files after the other: however many questionnaires and
+// months there are, one pair is in memory.
 func (w *worker) answers(ctx context.Context, shard *db.DB, s *shape, l lane) (part, error) {
-	walk, err := w.walk(shard, s, l.mark)
+	heads, err := s.some("id", "participant_id", "study_id", "questionnaire", "received_at")
 	if err != nil {
 		return part{}, err
 	}
-	t := &tables{worker: w, shard: shard, number: l.parts, pairs: make(map[string]*pair)}
-	at := walk.at
-	for done := 0; done < w.Config.PartRows && !t.full; {
-		rows, err := walk.next(ctx, min(w.Config.BlockRows, w.Config.PartRows-done))
-		if err == nil && len(rows) == 0 {
-			l.ended = true
-			break
-		}
-		var took int
-		if err == nil {
-			took, err = t.add(ctx, s, rows)
-		}
-		if err != nil {
-			t.abort()
-			return part{}, err
-		}
-		if done += took; took > 0 {
-			at = s.mark(rows[took-1])
-		}
-	}
-	if l.mark, err = appendRow(nil, at); err != nil {
-		t.abort()
+	walk, err := w.walk(shard, heads, l.mark)
+	if err != nil {
 		return part{}, err
 	}
+	keys := make(map[partition][]row)
+	for done := 0; done < w.Config.PartRows && !l.ended; {
+		rows, err := walk.next(ctx, min(maxKeys, w.Config.PartRows-done))
+		if err != nil {
+			return part{}, err
+		}
+		for _, r := range rows {
+			if placed(w.view, w.Shards, heads, r, shard.Name) == shard {
+				of := partitionOf(heads, r)
+				keys[of] = append(keys[of], r)
+			}
+		}
+		done += len(rows)
+		l.ended = len(rows) == 0
+	}
+	if l.mark, err = appendRow(nil, walk.at); err != nil {
+		return part{}, err
+	}
+	number := l.parts
 	l.parts++
-	entries, err := t.finish()
-	return part{l, entries}, err
+	var entries []Entry
+	for of, rows := range keys {
+		two, err := w.partition(ctx, shard, s, heads, of, number, rows)
+		if err != nil {
+			return part{}, err
+		}
+		entries = append(entries, two...)
+	}
+	return part{l, entries}, nil
 }
 
-// pair is the two files of a questionnaire and month.
+// partition names a folder of the researchers' files.
+type partition struct{ questionnaire, month string }
+
+func partitionOf(s *shape, r row) partition {
+	url, _ := r[s.place("questionnaire")].(string)
+	received, _ := r[s.place("received_at")].(int64)
+	return partition{url, monthOf(received)}
+}
+
+// pair is the two files of a partition.
 type pair struct {
 	responses *sheet[Response]
 	answers   *sheet[Answer]
 	withheld  int64
 }
 
-// tables fills the researchers' files of one part.
-type tables struct {
-	worker *worker
-	shard  *db.DB
-	number int
-	pairs  map[string]*pair
-	full   bool // one more file would be one too many
+// partition writes the two files of one partition of a part. The rows are the heads of its responses.
+func (w *worker) partition(ctx context.Context, shard *db.DB, s, heads *shape, of partition, number int, rows []row) ([]Entry, error) {
+	p, err := w.pair(ctx, shard, of, number)
+	if err != nil {
+		return nil, err
+	}
+	defer p.responses.abort()
+	defer p.answers.abort()
+	for piece := range slices.Chunk(rows, w.Config.BlockRows) {
+		full, err := rowsOf(ctx, shard, s, heads, piece)
+		if err != nil {
+			return nil, err
+		}
+		if len(full) != len(piece) {
+			return nil, differs("%d of %d responses on shard %s are gone while they are being read", len(piece)-len(full), len(piece), shard.Name)
+		}
+		if err := w.fill(ctx, shard, s, p, full); err != nil {
+			return nil, err
+		}
+	}
+	p.responses.entry.Withheld = p.withheld
+	first, err := p.responses.finish()
+	if err != nil {
+		return nil, err
+	}
+	second, err := p.answers.finish()
+	return []Entry{first, second}, err
 }
 
-// add takes rows of the table of responses, as long as there is room for their files, and returns how many it took.
-func (t *tables) add(ctx context.Context, s *shape, rows []row) (int, error) {
-	w := t.worker
+// fill writes responses and their answers.
+func (w *worker) fill(ctx context.Context, shard *db.DB, s *shape, p *pair, rows []row) error {
 	list := make([]submission.Response, len(rows))
-	var ids []int64
+	ids := make([]int64, len(rows))
 	for i, r := range rows {
 		list[i] = responseRow(s, r)
-		ids = append(ids, list[i].Participant)
+		ids[i] = list[i].Participant
 	}
-	keys, err := keysOf(ctx, t.shard, ids)
+	keys, err := keysOf(ctx, shard, ids)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	open := make(map[int64]*keyring.DataKey)
 	for i := range list {
-		r := &list[i]
-		if placed(w.view, w.Shards, s, rows[i], t.shard.Name) != t.shard {
-			continue
-		}
-		p, err := t.pair(ctx, r)
-		if err != nil || p == nil {
-			return i, err
-		}
-		if err := t.one(ctx, p, r, w.bodyOf(r, keys, open)); err != nil {
-			return i, err
+		if err := w.one(ctx, p, &list[i], w.bodyOf(&list[i], keys, open)); err != nil {
+			return err
 		}
 	}
-	return len(rows), nil
+	return nil
 }
 
 // bodyOf opens a response; nil where no key does.
@@ -123,8 +152,7 @@ func (w *worker) bodyOf(r *submission.Response, wrapped map[int64][]byte, open m
 }
 
 // one writes a response and its answers.
-func (t *tables) one(ctx context.Context, p *pair, r *submission.Response, body *questionnaire.Response) error {
-	w := t.worker
+func (w *worker) one(ctx context.Context, p *pair, r *submission.Response, body *questionnaire.Response) error {
 	like := responseOf(r)
 	like.Opened = body != nil
 	var list []Answer
@@ -153,20 +181,11 @@ func (t *tables) one(ctx context.Context, p *pair, r *submission.Response, body 
 	return nil
 }
 
-// pair returns the files of a response, or nil where they would be too many.
-func (t *tables) pair(ctx context.Context, r *submission.Response) (*pair, error) {
-	w := t.worker
-	month := monthOf(r.ReceivedAt.UnixMicro())
-	place := fmt.Sprintf("study=%d/questionnaire=%s/month=%s/%s", w.run.Study, folderOf(r.Questionnaire), month, w.fileName(t.shard, t.number))
-	if p := t.pairs[place]; p != nil {
-		return p, nil
-	}
-	if 2*len(t.pairs)+2 > max(w.Config.OpenFiles, 2) {
-		t.full = true
-		return nil, nil
-	}
+// pair begins the files of a partition.
+func (w *worker) pair(ctx context.Context, shard *db.DB, of partition, number int) (*pair, error) {
+	place := fmt.Sprintf("study=%d/questionnaire=%s/month=%s/%s", w.run.Study, folderOf(of.questionnaire), of.month, w.fileName(shard, number))
 	p := &pair{}
-	e := Entry{Shard: t.shard.Name, Questionnaire: r.Questionnaire, Month: month}
+	e := Entry{Shard: shard.Name, Questionnaire: of.questionnaire, Month: of.month}
 	var err error
 	e.Kind, e.Path = KindResponses, KindResponses+"/"+place
 	if p.responses, err = researchers(ctx, w, e, (*Response).encode); err != nil {
@@ -177,7 +196,6 @@ func (t *tables) pair(ctx context.Context, r *submission.Response) (*pair, error
 		p.responses.abort()
 		return nil, err
 	}
-	t.pairs[place] = p
 	return p, nil
 }
 
@@ -190,32 +208,6 @@ func researchers[T any](ctx context.Context, w *worker, e Entry, encode func(*T,
 		s.encode = encode
 	}
 	return s, err
-}
-
-func (t *tables) abort() {
-	for _, p := range t.pairs {
-		p.responses.abort()
-		p.answers.abort()
-	}
-}
-
-func (t *tables) finish() ([]Entry, error) {
-	var entries []Entry
-	for _, p := range t.pairs {
-		p.responses.entry.Withheld = p.withheld
-		e, err := p.responses.finish()
-		if err != nil {
-			t.abort()
-			return nil, err
-		}
-		entries = append(entries, e)
-		if e, err = p.answers.finish(); err != nil {
-			t.abort()
-			return nil, err
-		}
-		entries = append(entries, e)
-	}
-	return entries, nil
 }
 
 // responseRow reads a row of the table of responses.

@@ -145,7 +145,7 @@ func testKeys() (*keyring.Keyring, error) {
 // testConfig has parts and blocks so small that a small study has many.
 func testConfig() Config {
 	c := DefaultConfig()
-	c.PartRows, c.BlockRows, c.ScanRows, c.GroupRows, c.OpenFiles = 400, 60, 500, 1000, 8
+	c.PartRows, c.BlockRows, c.ScanRows, c.GroupRows = 400, 60, 500, 1000
 	return c
 }
 

@@ -38,6 +38,23 @@ func (s *shape) place(name string) int {
 	return slices.IndexFunc(s.columns, func(c column) bool { return c.name == name })
 }
 
+// some returns a shape of some of the columns, in their order here; the key must be among them.
+func (s *shape) some(names ...string) (*shape, error) {
+	out := &shape{table: s.table, indexed: s.indexed}
+	for _, c := range s.columns {
+		if slices.Contains(names, c.name) {
+			out.columns = append(out.columns, c)
+		}
+	}
+	for _, k := range s.key {
+		out.key = append(out.key, out.place(s.columns[k].name))
+	}
+	if len(out.columns) != len(names) || slices.Contains(out.key, -1) {
+		return nil, fmt.Errorf("table %s does not have the columns %v", s.table.Name, names)
+	}
+	return out, nil
+}
+
 // names returns the columns' names.
 func (s *shape) names() []string {
 	out := make([]string, len(s.columns))

@@ -98,6 +98,17 @@ func (w *walker) read(ctx context.Context, upper []any, limit int) ([]row, error
 	return rows, db.Error(t.Name, err)
 }
 
+// rowsOf returns the whole rows of heads, in the order of the key.
+func rowsOf(ctx context.Context, shard *db.DB, s, heads *shape, rows []row) ([]row, error) {
+	c := among(string(shard.Dialect), heads, rows)
+	var order []string
+	for _, k := range s.key {
+		order = append(order, s.columns[k].name)
+	}
+	out, err := selectRows(shard.Read(ctx), s, "SELECT "+strings.Join(s.names(), ", ")+" FROM "+s.table.Name+" WHERE "+c.sql+" ORDER BY "+strings.Join(order, ", "), c.args)
+	return out, db.Error(s.table.Name, err)
+}
+
 // placed returns the shard that a row belongs on: that of its participant. Rows of nobody stay on the shard with the name origin, or
 // go to the first where that is gone.
 func placed(view db.View, shards *db.Shards, s *shape, r row, origin string) *db.DB {
