@@ -115,6 +115,7 @@ type process struct {
 	keep    bool
 	all     bytes.Buffer // every line, if they are kept
 	lines   int          // of its log
+	words   bool         // its last words have begun, which are for people
 	strange []string     // lines that do not hold to the schema
 	exited  chan struct{}
 	err     error // of Wait; valid after exited
@@ -192,6 +193,9 @@ func (p *process) follow(stderr io.Reader, ready chan<- struct{}) {
 
 // hold holds a log line against the schema that operators' tools know.
 func (p *process) hold(line []byte) {
+	if p.words = p.words || bytes.HasPrefix(line, []byte("eprod: ")); p.words {
+		return
+	}
 	var fields map[string]any
 	problems := []error{json.Unmarshal(line, &fields)}
 	if problems[0] == nil {

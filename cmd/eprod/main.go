@@ -7,9 +7,12 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/redis/go-redis/v9"
 )
 
 func main() {
+	redis.SetLogger(quietRedis{}) // it would print lines of another form than the log; every failure is returned as an error as well
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
@@ -20,3 +23,9 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// quietRedis drops what the Redis library prints by itself.
+type quietRedis struct{}
+
+// Printf implements the library's logger.
+func (quietRedis) Printf(context.Context, string, ...any) {}

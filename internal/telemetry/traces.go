@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"time"
 
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -97,6 +98,8 @@ func NewTracing(ctx context.Context, c TraceConfig, headers map[string]string, s
 	if err != nil {
 		return nil, fmt.Errorf("telemetry.traces: %w", err)
 	}
+	// The library's only way to tell of what it could not return is this handler of its own; else it prints lines of another form.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Debug("the trace library tells", "error", err) }))
 	return newTracing(c, exporter, service, meter, log), nil
 }
 
