@@ -216,6 +216,7 @@ func (o *operators) searched(t *testing.T) {
 	o.call(t, 401, "POST", "/api/v1/auth/activate", "", fmt.Appendf(nil, `{"code":%q}`, o.canary("code")), nil)
 	o.call(t, 404, "GET", "/"+o.canary("path")+"?name="+o.canary("query"), "", nil, map[string]string{"User-Agent": o.canary("agent"), "Tracestate": "x=" + o.canary("state"),
 		"Baggage": "name=" + o.canary("baggage"), "X-Request-Id": o.canary("request") + " with blanks", "Traceparent": o.canary("parent"), "X-Forwarded-For": o.canary("address")})
+	o.call(t, 405, o.canary("method"), "/api/v1/me/tasks", "", nil, nil)
 	o.call(t, 401, "GET", "/api/v1/me/tasks", o.canary("token"), nil, nil)
 	if len(o.canaries) < 50 {
 		t.Fatalf("only %d canaries", len(o.canaries))

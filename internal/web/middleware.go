@@ -87,7 +87,7 @@ func (s *Server) around(c *gin.Context) {
 	defer cancel()
 	r.Context = ctx
 	if s.tracer != nil {
-		r.Context, r.span = s.tracer.Request(ctx, c.Request.Method+" "+pathOf(c), c.Request.Header.Get(trace.HeaderName))
+		r.Context, r.span = s.tracer.Request(ctx, methodOf(c)+" "+pathOf(c), c.Request.Header.Get(trace.HeaderName))
 	}
 	c.Request = c.Request.WithContext(r)
 
@@ -170,7 +170,7 @@ func (s *Server) finish(c *gin.Context, r *request, rt *route, start time.Time) 
 	took := s.clock().Sub(start)
 	status := c.Writer.Status()
 	path := pathOf(c)
-	r.end(c.Request.Method, path, status)
+	r.end(methodOf(c), path, status)
 	if s.metrics != nil {
 		s.metrics.ObserveRequest(c.Request.Method, path, status, took)
 	}
@@ -187,13 +187,22 @@ func (s *Server) finish(c *gin.Context, r *request, rt *route, start time.Time) 
 		return
 	}
 	attrs := make([]slog.Attr, 0, 8)
-	attrs = append(attrs, slog.String("http.request.method", c.Request.Method), slog.String("url.path", path),
+	attrs = append(attrs, slog.String("http.request.method", methodOf(c)), slog.String("url.path", path),
 		slog.Int("http.response.status_code", status), slog.Int("http.response.body.bytes", max(0, c.Writer.Size())),
 		slog.Int64("event.duration", took.Nanoseconds()), slog.String("event.outcome", outcome(status)), slog.String("http.request.id", r.id))
 	if r.cause != nil {
 		attrs = append(attrs, causeAttrs(r.cause, status)...)
 	}
 	s.log.LogAttrs(r, level, "request", attrs...)
+}
+
+// methodOf returns a request's method, or "_OTHER" where the client has made one up: it may say anything.
+func methodOf(c *gin.Context) string {
+	switch method := c.Request.Method; method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return method
+	}
+	return "_OTHER"
 }
 
 // pathOf returns the template of a request's route, never its path.
