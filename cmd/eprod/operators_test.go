@@ -78,10 +78,12 @@ func (o *operators) oneTrace(t *testing.T) {
 	o.call(t, 202, "POST", "/api/v1/submissions", p.token, body, map[string]string{"traceparent": "00-" + outside + "-" + phone + "-00"})
 	want := []struct {
 		name, parent string
-		kind         int32 // of the protocol
+		kind         int32  // of the protocol
+		group        string // of a consumer
 	}{
-		{"POST /api/v1/submissions", "", 2}, {"send submissions", "POST /api/v1/submissions", 4}, {"process submissions", "send submissions", 5},
-		{"transaction shard", "process submissions", 3}, {"send events", "transaction shard", 4}, {"process events", "send events", 5}, {"alert", "process events", 1},
+		{"POST /api/v1/submissions", "", 2, ""}, {"send submissions", "POST /api/v1/submissions", 4, ""}, {"process submissions", "send submissions", 5, processorGroup},
+		{"transaction shard", "process submissions", 3, ""}, {"send events", "transaction shard", 4, ""}, {"process events", "send events", 5, safetyGroup},
+		{"process events", "send events", 5, "onlooker"}, {"alert", "process events", 1, ""}, // under the last of the name
 	}
 	var problem string
 	eventually(t, 20*time.Second, func() string {
@@ -89,7 +91,8 @@ func (o *operators) oneTrace(t *testing.T) {
 		spans := o.collector.Spans(outside)
 		for _, w := range want {
 			i := slices.IndexFunc(spans, func(s testenv.ReceivedSpan) bool {
-				return strings.HasPrefix(s.Name, w.name) && int32(s.Kind) == w.kind && s.Parent == ids[w.parent]
+				return strings.HasPrefix(s.Name, w.name) && int32(s.Kind) == w.kind && s.Parent == ids[w.parent] &&
+					s.Attrs["messaging.consumer.group.name"] == w.group
 			})
 			if i < 0 {
 				problem = fmt.Sprintf("no span %q of kind %d under %q in %d spans", w.name, w.kind, w.parent, len(spans))
