@@ -124,14 +124,14 @@ type process struct {
 // start runs a role and returns when it says that it is ready.
 func (d *deployment) start(role string, env ...string) *process {
 	d.t.Helper()
-	return d.startOn("127.0.0.1:0", role, env...)
+	return d.startOn("127.0.0.1:0", "127.0.0.1:0", role, env...)
 }
 
-// startOn is start with an address of the public listener.
-func (d *deployment) startOn(listen, role string, env ...string) *process {
+// startOn is start with addresses of the public and of the operators' listener.
+func (d *deployment) startOn(listen, ops, role string, env ...string) *process {
 	d.t.Helper()
 	p := &process{exited: make(chan struct{}), keep: d.keepLog}
-	p.cmd = exec.Command(d.binary, "serve", "--role="+role, "--listen="+listen, "--ops-listen=127.0.0.1:0")
+	p.cmd = exec.Command(d.binary, "serve", "--role="+role, "--listen="+listen, "--ops-listen="+ops)
 	p.cmd.Env, p.cmd.Dir = append(append([]string{}, d.env...), env...), d.dir
 	if d.dir == "" {
 		p.cmd.Dir = d.t.TempDir()

@@ -147,7 +147,7 @@ func TestRollingReplacement(t *testing.T) {
 	addresses := []string{freeAddress(t), freeAddress(t)}
 	var apis, processors []*process
 	for _, address := range addresses {
-		apis, processors = append(apis, d.startOn(address, roleAPI)), append(processors, d.start(roleProcessor))
+		apis, processors = append(apis, d.startOn(address, "127.0.0.1:0", roleAPI)), append(processors, d.start(roleProcessor))
 	}
 	tr := newTrial(t, d, people, rules, "http://"+addresses[0], "http://"+addresses[1])
 	v := newVerifier(t, d, tr)
@@ -171,7 +171,7 @@ func TestRollingReplacement(t *testing.T) {
 	began := time.Now()
 	for range rounds {
 		for i, address := range addresses {
-			apis[i] = replace(apis[i], func() *process { return d.startOn(address, roleAPI) })
+			apis[i] = replace(apis[i], func() *process { return d.startOn(address, "127.0.0.1:0", roleAPI) })
 			processors[i] = replace(processors[i], func() *process { return d.start(roleProcessor) })
 		}
 	}
