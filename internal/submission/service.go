@@ -45,6 +45,9 @@ type Service struct {
 	Definitions  Definitions
 }
 
+// receiptTimeout is how long a receipt waits for its shard before it is told from memory.
+const receiptTimeout = 1500 * time.Millisecond
+
 // Receipt returns the caller's own receipt. A UUID that the caller never sent is NotFound; so is, for a moment, a record
 // that only the log knows when nobody remembers it: a device then sends the same body again, which is always safe.
 func (s *Service) Receipt(ctx context.Context, id uuid.UUID) (Receipt, error) {
@@ -52,7 +55,9 @@ func (s *Service) Receipt(ctx context.Context, id uuid.UUID) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, err
 	}
-	r, err := s.Store.Receipt(ctx, who.ID, id)
+	asking, cancel := context.WithTimeout(ctx, receiptTimeout)
+	r, err := s.Store.Receipt(asking, who.ID, id)
+	cancel()
 	if err == nil {
 		return r, nil
 	}
