@@ -16,10 +16,14 @@ import (
 func shardsFor(t *testing.T, n int) []*db.DB {
 	t.Helper()
 	out := make([]*db.DB, n)
+	patient := db.DefaultConfig() // a busy machine is not what is tested here
+	patient.ReadTimeout, patient.WriteTimeout, patient.TxTimeout = time.Minute, time.Minute, time.Minute
 	for i := range out {
-		if out[i] = testenv.Databases(t, "shard")["mysql"]; out[i] == nil {
+		d := testenv.Databases(t, "shard")["mysql"]
+		if d == nil {
 			return nil
 		}
+		out[i] = testenv.Reopen(t, d, "", patient, slog.New(slog.DiscardHandler))
 		out[i].Name = fmt.Sprint("shard", i)
 	}
 	return out
