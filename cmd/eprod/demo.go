@@ -16,6 +16,7 @@ import (
 
 	"github.com/eprod/eprod/internal/auth"
 	"github.com/eprod/eprod/internal/participant"
+	"github.com/eprod/eprod/internal/safety"
 	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/task"
 )
@@ -203,6 +204,9 @@ func (s *server) demoStudy(ctx context.Context) (int64, error) {
 	if _, err := s.studies.PutSchedule(ctx, st.ID, demoDesign(canonical), time.Time{}); err != nil {
 		return 0, err
 	}
+	if err := s.demoSafety(ctx, st.ID, canonical["phq9"]); err != nil {
+		return 0, err
+	}
 	if _, err := s.studies.AddStaff(ctx, st.ID, "demo-coordinator", auth.Coordinator, ""); err != nil {
 		return 0, err
 	}
@@ -234,4 +238,25 @@ func demoDesign(canonical map[string]string) task.Design {
 		Policies: &task.Policies{Offline: "P2D"},
 		Messages: &task.Messages{Quiet: &task.Quiet{From: "22:30", Until: "07:00"}, Budget: map[string]int{task.ChannelSMS: 1000}},
 	}
+}
+
+// demoSafety: any thought of self-harm is an urgent alert to whoever is on duty; a high total of PHQ-9 is one to look at.
+func (s *server) demoSafety(ctx context.Context, id int64, canonical string) error {
+	url, _ := task.SplitCanonical(canonical)
+	none, severe := 0.0, 20.0
+	_, err := s.safety.service.PutRules(ctx, id, []safety.Rule{
+		{ID: "self-harm", Title: "Thoughts of self-harm", Questionnaire: url, Severity: safety.Critical, Urgent: true,
+			When:       safety.Condition{Answer: &safety.AnswerIs{LinkID: "phq9-9", Operator: ">", Number: &none}},
+			Escalation: []safety.Escalation{{To: safety.ToSite, After: "PT0S"}, {To: safety.ToManager, After: "PT15M"}}},
+		{ID: "severe", Title: "Severe symptoms", Questionnaire: url, Severity: safety.High, When: safety.Condition{Score: &safety.ScoreIs{Name: "total", Operator: ">=", Number: severe}}},
+	})
+	if err != nil {
+		return err
+	}
+	rota := safety.Rota{Manager: []safety.Contact{{Email: "manager@example.org"}}}
+	for _, site := range []string{"S01", "S02"} {
+		rota.Sites = append(rota.Sites, safety.Site{Site: site, Duty: []safety.Duty{{Contact: safety.Contact{Email: "duty." + strings.ToLower(site) + "@example.org"}}}})
+	}
+	_, err = s.safety.service.PutRota(ctx, id, rota)
+	return err
 }

@@ -65,6 +65,7 @@ type noteInput struct {
 type alertsInput struct {
 	ID          web.ID `path:"id"`
 	State       string `query:"state" enum:"open,acknowledged,resolved"`
+	Rule        string `query:"rule"`
 	Participant web.ID `query:"participant"`
 	Site        web.ID `query:"site"`
 	Limit       int    `query:"limit" minimum:"1" maximum:"500" default:"100"`
@@ -168,7 +169,7 @@ func rotaOf(r Rota, err error) (*rotaOutput, error) {
 }
 
 func (s *Service) list(ctx context.Context, in *alertsInput) (*out[web.Page[alertItem]], error) {
-	f := AlertFilter{Study: int64(in.ID), Participant: int64(in.Participant), State: in.State, Limit: in.Limit + 1}
+	f := AlertFilter{Study: int64(in.ID), Participant: int64(in.Participant), State: in.State, Rule: in.Rule, Limit: in.Limit + 1}
 	if in.Site != 0 {
 		f.Sites = []int64{int64(in.Site)}
 	}

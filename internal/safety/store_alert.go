@@ -104,7 +104,7 @@ func (s *Store) Raise(ctx context.Context, study, participant int64, submission 
 type AlertFilter struct {
 	Study, Participant int64
 	Sites              []int64 // nil: every site
-	State              string
+	State, Rule        string
 	Before             int64 // keyset: only smaller ids
 	Limit              int
 }
@@ -121,6 +121,9 @@ func (s *Store) Alerts(ctx context.Context, f AlertFilter) ([]Alert, error) {
 		}
 		if f.State != "" {
 			tx = tx.Where("state = ?", f.State)
+		}
+		if f.Rule != "" {
+			tx = tx.Where("rule = ?", f.Rule)
 		}
 		if before != 0 {
 			tx = tx.Where("id < ?", before)
