@@ -46,6 +46,7 @@ func ShardTables() []ShardTable {
 		{Name: "quarantine", Key: id, Participant: "participant_id", Study: "study_id", ByStudy: true},
 		{Name: "reminder", Key: with("task_id", "rung", "channel"), Participant: "participant_id", Study: "study_id"},
 		{Name: "message", Key: id, Participant: "participant_id", Study: "study_id"},
+		{Name: "assessment", Key: id, Participant: "participant_id", Study: "study_id", ByStudy: true},
 		{Name: "alert", Key: id, Participant: "participant_id", Study: "study_id", ByStudy: true},
 		{Name: "audit", Key: []string{"study_id", "id"}, Participant: "participant_id", Study: "study_id", ByStudy: true},
 
