@@ -21,6 +21,7 @@ import (
 	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/processor"
 	"github.com/eprod/eprod/internal/questionnaire"
+	"github.com/eprod/eprod/internal/risk"
 	"github.com/eprod/eprod/internal/safety"
 	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/task"
@@ -54,6 +55,7 @@ type Config struct {
 	Limits        limit.Config              `koanf:"limits"`
 	Cache         cache.Config              `koanf:"cache"`
 	Locks         lock.Config               `koanf:"locks"`
+	Risk          riskSettings              `koanf:"risk"`
 	Safety        safety.Config             `koanf:"safety"`
 	StudyLock     study.LockConfig          `koanf:"studyLock"`
 	Growth        growth.Config             `koanf:"growth"`
@@ -162,6 +164,7 @@ func defaultConfig() Config {
 		Limits:        limit.DefaultConfig(),
 		Cache:         cache.DefaultConfig(),
 		Locks:         lock.DefaultConfig(),
+		Risk:          riskSettings{Config: risk.DefaultConfig()},
 		Safety:        safety.DefaultConfig(),
 		StudyLock:     study.DefaultLockConfig(),
 		Growth:        growth.DefaultConfig(),
@@ -259,6 +262,7 @@ func (c *Config) Validate() error {
 	section("limits", c.Limits.Validate())
 	section("cache", c.Cache.Validate())
 	section("locks", c.Locks.Validate())
+	section("risk", c.Risk.Validate())
 	section("safety", c.Safety.Validate())
 	section("studyLock", c.StudyLock.Validate())
 	section("growth", c.Growth.Validate())

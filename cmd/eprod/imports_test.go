@@ -34,6 +34,7 @@ var contexts = map[string][]string{
 	"participant":   {"audit", "auth", "study", "task", "user"},
 	"submission":    {"audit", "auth", "questionnaire", "task"},
 	"notify":        {"audit", "auth", "task"},
+	"risk":          {"audit", "auth", "participant", "questionnaire", "study", "submission"},
 	"safety":        {"audit", "auth", "participant", "questionnaire", "study", "submission", "task"},
 	"ingest":        {"auth", "participant", "questionnaire", "study", "submission", "task"},
 	"processor":     {"audit", "participant", "questionnaire", "study", "submission", "task"},

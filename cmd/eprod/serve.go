@@ -65,6 +65,7 @@ type server struct {
 	locker   *study.Locker
 	locks    *study.LockService
 	safety   alerting
+	risk     assessing
 }
 
 // parts is the table of what runs in which role. Adding a consumer is adding a line.
@@ -80,6 +81,7 @@ func (s *server) parts() []part {
 		{"reminders", []string{roleProcessor}, stageIntake, s.reminders.Run},
 		{"messages", []string{roleProcessor}, stageIntake, s.messages.Work},
 		{"alerts", []string{roleProcessor}, stageIntake, s.alerts},
+		{"risk assessment", []string{roleProcessor}, stageIntake, s.assess},
 		{"urgent alerts", both, stageIntake, s.urgentAlerts},
 		{"escalation of alerts", both, stageIntake, s.safety.escalator.Run},
 		{"urgent rules", api, stageRelay, s.safety.watch.Run},
@@ -193,6 +195,7 @@ func (s *server) build(ctx context.Context) error {
 	const name = "the intake log"
 	s.breaker = limit.NewBreaker(name, c.Ingest.Breaker, limit.Announce("log", s.metrics.Health, s.log))
 	s.openSafety()
+	s.openRisk()
 	s.door, err = ingest.New(c.Ingest, ingest.Parts{Catalog: s.catalog, People: s.profiles, Engine: s.engine, Log: timedLog{s.producer, s.metrics.Intake}, Breaker: s.breaker,
 		Spool: s.spool, Records: s.submissions, IDs: s.ids, Memory: s.memory, Intake: s.keyring.Intake(), Partitions: s.kafka.Partitions, Now: time.Now,
 		Meter: s.metrics.Intake, Logger: s.log, Urgent: s.safety.watch})
@@ -216,6 +219,7 @@ func (s *server) routes() error {
 	s.studies.Routes(api)
 	s.locks.Routes(api)
 	s.safety.service.Routes(api)
+	s.risk.service.Routes(api)
 	s.signer.Routes(api)
 	s.participants.Routes(s.web)
 	s.users.Routes(s.web)

@@ -78,6 +78,7 @@ func consumerGroups() []kafka.Group {
 		accepted,
 		{Name: invalidationGroup, Topic: cache.Topic},
 		{Name: safetyGroup, Topic: submission.Events},
+		{Name: riskGroup, Topic: submission.Events},
 		{Name: urgentGroup, Topic: safety.UrgentTopic},
 	}
 }

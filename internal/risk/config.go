@@ -31,7 +31,9 @@ type HTTPConfig struct {
 
 // DefaultConfig returns ten assessments a second.
 func DefaultConfig() Config {
-	return Config{Rate: 10, Burst: 10, Batch: 10, Timeout: 60 * time.Second, History: 5, SettingTTL: 2 * time.Second, Breaker: limit.DefaultBreakerConfig(), HTTP: HTTPConfig{Timeout: 5 * time.Second}}
+	breaker := limit.DefaultBreakerConfig()
+	breaker.CallTimeout = 6 * time.Second
+	return Config{Rate: 10, Burst: 10, Batch: 10, Timeout: 60 * time.Second, History: 5, SettingTTL: 2 * time.Second, Breaker: breaker, HTTP: HTTPConfig{Timeout: 5 * time.Second}}
 }
 
 // Validate returns every problem at once, each as "key: value: what would be right".

@@ -201,18 +201,29 @@ func (l *Limits) Limited(rule string) { l.refused.WithLabelValues(rule).Inc() }
 // LimitedAlone counts a decision without Redis.
 func (l *Limits) LimitedAlone(rule string) { l.alone.WithLabelValues(rule).Inc() }
 
-// Alerts counts safety alerts: eprod_alerts_total{way}, and what urgent rules could not look at in time: eprod_alerts_unwatched_total.
+// Alerts counts safety alerts: eprod_alerts_total{way}, and what urgent rules could not look at in time: eprod_alerts_unwatched_total. It
+// counts calls of risk models, too: eprod_assessments_total{outcome}.
 type Alerts struct {
 	urgent, ordinary, unwatched prometheus.Counter
+	assessments                 *prometheus.CounterVec
 }
 
 func newAlerts(f promauto.Factory) *Alerts {
 	raised := f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_alerts_total",
 		Help: "Safety alerts raised: by an urgent rule at the door, or by the consumer of stored responses."}, []string{"way"})
-	return &Alerts{urgent: raised.WithLabelValues("urgent"), ordinary: raised.WithLabelValues("stored"),
+	a := &Alerts{urgent: raised.WithLabelValues("urgent"), ordinary: raised.WithLabelValues("stored"),
 		unwatched: f.NewCounter(prometheus.CounterOpts{Name: "eprod_alerts_unwatched_total",
-			Help: "Accepted submissions that urgent rules could not look at in time; the consumer of stored responses looks at them."})}
+			Help: "Accepted submissions that urgent rules could not look at in time; the consumer of stored responses looks at them."}),
+		assessments: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_assessments_total",
+			Help: "Calls of risk models: assessed, refused (never to be repeated) or failed (repeated)."}, []string{"outcome"})}
+	for _, outcome := range []string{"assessed", "refused", "failed"} {
+		a.assessments.WithLabelValues(outcome)
+	}
+	return a
 }
+
+// Assessment counts a call of a risk model.
+func (a *Alerts) Assessment(outcome string) { a.assessments.WithLabelValues(outcome).Inc() }
 
 // Alerts counts alerts that were raised.
 func (a *Alerts) Alerts(n int, urgent bool) {
