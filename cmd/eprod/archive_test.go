@@ -143,7 +143,7 @@ func checkManifest(t *testing.T, c *demoClient, id, token string) {
 // TestRoutesOfArchivedStudies: every route of a study either speaks of its design, which stays, or of data, which are in the archive.
 // A new one must be in one of the two lists, so that somebody has thought about it.
 func TestRoutesOfArchivedStudies(t *testing.T) {
-	data := []string{"adherence", "alerts", "participants", "quarantine", "responses"}
+	data := []string{"adherence", "alerts", "assessments", "participants", "quarantine", "responses"}
 	s := documented(t)
 	var parts []string
 	for path := range s.web.API().OpenAPI().Paths {

@@ -15,7 +15,7 @@ import (
 // Kept lists the parts of a study that never leave the metadata database: what follows /api/v1/studies/{id}/ in routes that are
 // answered as ever. Every other route of a study speaks of data, and is answered with study_archived once they are in the archive.
 func Kept() []string {
-	return []string{"", "archive", "arms", "lock", "publish", "questionnaires", "safety", "schedule", "sites", "staff", "unlock"}
+	return []string{"", "archive", "arms", "lock", "publish", "questionnaires", "risk", "safety", "schedule", "sites", "staff", "unlock"}
 }
 
 const (

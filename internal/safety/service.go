@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -350,5 +349,3 @@ func eventOf(id int64, a *Alert, kind string, at time.Time) outbox.Event {
 	payload := fmt.Sprintf(`{"id":"%d","study":"%d","participant":"%d","response":"%d","severity":%q,"state":%q}`, a.ID, a.Study, a.Participant, a.Response, a.Severity, a.State)
 	return outbox.Event{ID: id, Topic: submission.Events, Type: kind, Study: a.Study, Participant: a.Participant, At: at, Payload: []byte(payload)}
 }
-
-func text(id int64) string { return strconv.FormatInt(id, 10) }
