@@ -128,9 +128,11 @@ func TestRenderTakesTheNearestLanguage(t *testing.T) {
 	}
 }
 
-// TestTextsHoldNothingOfHealth: all that can enter a text of ours is who (for staff, by number), when and where to click.
+// TestTextsHoldNothingOfHealth: all that can enter a text of ours is who (for staff, by number), when, where to click and how
+// soon somebody must act.
 func TestTextsHoldNothingOfHealth(t *testing.T) {
-	want := map[string][]string{"task_due": {"until"}, "task_closing": {"until"}, "task_missed": {"study", "number", "until"}, "invitation": {"link"}}
+	want := map[string][]string{"task_due": {"until"}, "task_closing": {"until"}, "task_missed": {"study", "number", "until"}, "invitation": {"link"},
+		"alert": {"study", "number", "severity"}}
 	got := map[string][]string{}
 	for _, template := range DefaultTemplates() {
 		got[template.Key] = template.Params
