@@ -18,7 +18,7 @@ const module = "github.com/eprod/eprod/"
 var foundation = map[string][]string{
 	"errs": {}, "trace": {"errs"}, "idgen": {"errs", "db", "web"}, "db": {"errs", "trace"}, "kafka": {"errs", "trace"}, "cache": {"errs", "kafka", "outbox"}, "lock": {"errs", "db"},
 	"outbox": {"errs", "db", "kafka", "trace"}, "keyring": {"errs"}, "limit": {"errs", "web"}, "web": {"errs", "trace"}, "telemetry": {"errs", "trace"},
-	"embedded": {"errs", "kafka"}, "growth": {"errs", "db"},
+	"embedded": {"errs", "kafka"}, "growth": {"errs", "db"}, "strictjson": {"errs"},
 }
 
 // contexts lists, lowest first, which other contexts each one may import. What ingest and processor share is submission,

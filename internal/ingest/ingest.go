@@ -10,20 +10,18 @@
 package ingest
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/limit"
 	"github.com/eprod/eprod/internal/questionnaire"
+	"github.com/eprod/eprod/internal/strictjson"
 	"github.com/eprod/eprod/internal/submission"
 )
 
@@ -92,12 +90,26 @@ type envelope struct {
 // with errs.Invalid what is not JSON of that shape and with errs.Unprocessable what is not a QuestionnaireResponse.
 func decode(body []byte) (envelope, error) {
 	var e envelope
-	dec := jsontext.NewDecoder(bytes.NewBuffer(body))
-	if err := e.members(dec, body); err != nil {
-		return envelope{}, err
+	var in strictjson.Reader
+	in.Reset(string(body)) // the response outlives the body, which is read into the same memory again
+	if in.Peek() != '{' {
+		in.Fail(errs.InvalidJSON("the body must be a JSON object with the members task and response"))
 	}
-	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return envelope{}, errs.InvalidJSON("there is something after the JSON object")
+	for in.Enter('{'); in.More(); {
+		switch member := in.Name(); member {
+		case "task":
+			e.readTask(&in)
+		case "response":
+			in.Peek()
+			start := in.Offset()
+			e.response = questionnaire.ReadResponse(&in)
+			e.raw = body[start:in.Offset()]
+		default:
+			in.Fail(errs.UnknownMember(strconv.QuoteToASCII(member)))
+		}
+	}
+	if err := in.End(); err != nil {
+		return envelope{}, err
 	}
 	if e.task == 0 {
 		return envelope{}, missing("task", "the id of the task that is answered, as a string")
@@ -113,76 +125,16 @@ func decode(body []byte) (envelope, error) {
 	return e, nil
 }
 
-func (e *envelope) members(dec *jsontext.Decoder, body []byte) error {
-	token, err := dec.ReadToken()
-	if err != nil {
-		return malformed(err)
-	}
-	if token.Kind() != '{' {
-		return errs.InvalidJSON("the body must be a JSON object with the members task and response")
-	}
-	for dec.PeekKind() != '}' {
-		name, err := dec.ReadToken()
-		if err != nil {
-			return malformed(err)
-		}
-		switch member := name.String(); member {
-		case "task":
-			if err := e.readTask(dec); err != nil {
-				return err
-			}
-		case "response":
-			if err := e.readResponse(dec, body); err != nil {
-				return err
-			}
-		default:
-			return errs.UnknownMember(strconv.QuoteToASCII(member))
+func (e *envelope) readTask(in *strictjson.Reader) {
+	if text, ok := in.String(); ok {
+		if id, err := strconv.ParseInt(text, 10, 64); err == nil && id > 0 {
+			e.task = id
+			return
 		}
 	}
-	if _, err := dec.ReadToken(); err != nil {
-		return malformed(err)
-	}
-	return nil
-}
-
-// readResponse keeps the exact bytes of the response, which stand at the end of what dec has read.
-func (e *envelope) readResponse(dec *jsontext.Decoder, body []byte) error {
-	value, err := dec.ReadValue()
-	if err != nil {
-		return malformed(err)
-	}
-	end := int(dec.InputOffset())
-	e.raw = body[end-len(value) : end]
-	e.response, err = questionnaire.ReadResponse(string(e.raw))
-	return err
-}
-
-func (e *envelope) readTask(dec *jsontext.Decoder) error {
-	token, err := dec.ReadToken()
-	if err != nil {
-		return malformed(err)
-	}
-	if token.Kind() == '"' {
-		if e.task, err = strconv.ParseInt(token.String(), 10, 64); err == nil && e.task > 0 {
-			return nil
-		}
-	}
-	return errs.InvalidField(errs.Finding{Pointer: "/task", Code: "invalid_id", Detail: "task must be an id: decimal digits in a JSON string"})
+	in.Fail(errs.InvalidField(errs.Finding{Pointer: "/task", Code: "invalid_id", Detail: "task must be an id: decimal digits in a JSON string"}))
 }
 
 func missing(member, what string) error {
 	return errs.InvalidField(errs.Finding{Pointer: "/" + member, Code: "missing", Detail: member + " is required: " + what})
-}
-
-// malformed says where the JSON broke, never what stood there.
-func malformed(err error) error {
-	detail := "the body is not well-formed JSON"
-	if errors.Is(err, jsontext.ErrDuplicateName) {
-		detail = "a JSON object has the same member twice"
-	}
-	var syntactic *jsontext.SyntacticError
-	if errors.As(err, &syntactic) {
-		detail += " (at byte " + strconv.FormatInt(syntactic.ByteOffset, 10) + ")"
-	}
-	return errs.InvalidJSON(detail)
 }

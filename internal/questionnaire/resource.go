@@ -6,6 +6,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/eprod/eprod/internal/strictjson"
 )
 
 // The parts of the resource that rules look at; everything else is kept in the bytes that are served.
@@ -91,9 +93,10 @@ func (m fhirAny) value(prefix string) (v Value, many bool) {
 			continue
 		}
 		many = v.Name != ""
-		p := &reader{text: string(raw)}
-		v = p.value("value" + rest)
-		v.Bad = v.Bad || p.err != nil
+		var in strictjson.Reader
+		in.Reset(string(raw))
+		v = (&parser{Reader: &in}).value("value" + rest)
+		v.Bad = v.Bad || in.End() != nil
 	}
 	return v, many
 }
