@@ -6,9 +6,9 @@ import (
 	"fmt"
 )
 
-// maxPrepared is how many statements one MySQL connection keeps prepared. The server bounds those of all its clients
-// together (max_prepared_stmt_count, 16,382).
-const maxPrepared = 96
+// maxPrepared is how many statements one MySQL connection keeps prepared: those of a processor's batches, of any size, with room for the rest.
+// The server bounds those of all its clients together (max_prepared_stmt_count, 16,382); most connections never have more than a few.
+const maxPrepared = 160
 
 // preparing makes connections that keep their statements prepared. gorm's own cache prepares a statement anew in every
 // transaction, makes callers wait for each other, and hands one caller's cancellation to others; here a statement belongs

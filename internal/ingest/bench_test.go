@@ -87,6 +87,7 @@ func benchmarkDoor(b *testing.B, tracer *trace.Tracer) {
 	(&Door{Service: s, Slots: limit.NewInFlight(100)}).Routes(server.Gin(), server.API())
 	body := fmt.Sprintf(`{"task":"%d","response":{"resourceType":"QuestionnaireResponse","identifier":{"value":"%%s"},"questionnaire":"https://example.org/q|1","status":"completed","authored":"2026-11-23T12:00:00Z","item":[%s]}}`, taskID, strings.Join(answers, ","))
 	profile := *f.profile
+	f.warm = true
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
 	ctx := b.Context()

@@ -30,8 +30,11 @@ type Catalog interface {
 	Definition(ctx context.Context, study int64, canonical string) (*questionnaire.Definition, error)
 }
 
-// People returns profiles, from memory where it can. Unavailable means that the shard does not answer.
+// People returns profiles.
 type People interface {
+	// Remembered returns a profile from memory, without waiting.
+	Remembered(id int64) (*participant.Profile, bool)
+	// Get reads it where it must. Unavailable means that the shard does not answer.
 	Get(ctx context.Context, id int64) (*participant.Profile, error)
 }
 
@@ -232,14 +235,17 @@ func (s *Service) check(ctx context.Context, who auth.Principal, e *envelope, re
 // profile returns nil without an error when the participant's shard does not answer: intake goes on, sealed with the
 // door's key, and the processor checks what could not be checked here.
 func (s *Service) profile(ctx context.Context, who auth.Principal) (*participant.Profile, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.config.LookupTimeout)
-	defer cancel()
-	p, err := s.People.Get(ctx, who.ID)
-	if errs.KindOf(err) == errs.Unavailable && err != nil {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("profile: %w", err)
+	p, ok := s.People.Remembered(who.ID)
+	if !ok {
+		ctx, cancel := context.WithTimeout(ctx, s.config.LookupTimeout)
+		defer cancel()
+		var err error
+		if p, err = s.People.Get(ctx, who.ID); err != nil {
+			if errs.KindOf(err) == errs.Unavailable {
+				return nil, nil
+			}
+			return nil, fmt.Errorf("profile: %w", err)
+		}
 	}
 	if p.Status == participant.Withdrawn {
 		return nil, errs.NotAllowed("the participant has left the study")

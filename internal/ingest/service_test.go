@@ -38,6 +38,7 @@ type fakes struct {
 	plan       task.Plan
 	status     string
 	profile    *participant.Profile
+	warm       bool // the profile is in memory
 	shardAway  error
 	logAway    error
 	spoolAway  error
@@ -60,6 +61,7 @@ func (f *fakes) Definition(_ context.Context, _ int64, canonical string) (*quest
 	}
 	return f.definition, nil
 }
+func (f *fakes) Remembered(int64) (*participant.Profile, bool) { return f.profile, f.warm }
 func (f *fakes) Get(context.Context, int64) (*participant.Profile, error) {
 	if f.shardAway != nil {
 		return nil, f.shardAway

@@ -78,7 +78,7 @@ func NewProfiles(config ProfileConfig, records Records, keys Keys, now func() ti
 // Get returns a participant's profile, at most TTL old, or older while its shard does not answer: errs.NotFound if there is no such participant, errs.Unavailable if
 // its shard does not answer. Callers that ask for the same participant at once share one read.
 func (p *Profiles) Get(ctx context.Context, id int64) (*Profile, error) {
-	if profile, ok := p.remembered(id); ok {
+	if profile, ok := p.Remembered(id); ok {
 		return profile, nil
 	}
 	flight := p.flights.DoChan(fmt.Sprint(id), func() (any, error) {
@@ -116,7 +116,7 @@ func (p *Profiles) GetMany(ctx context.Context, ids []int64) (map[int64]*Profile
 		if _, done := out[id]; done {
 			continue
 		}
-		profile, ok := p.remembered(id)
+		profile, ok := p.Remembered(id)
 		if !ok {
 			missing = append(missing, id)
 			continue
@@ -146,7 +146,7 @@ func (p *Profiles) Forget(id int64) { p.known.Remove(id) }
 
 // activated follows a first sign-in without reading the participant again.
 func (p *Profiles) activated(id int64) {
-	if known, ok := p.remembered(id); ok && known.Status == Enrolled {
+	if known, ok := p.Remembered(id); ok && known.Status == Enrolled {
 		next := *known
 		next.Status = ActiveStatus
 		p.Put(&next)
@@ -202,7 +202,8 @@ func (p *Profiles) Key(ctx context.Context, id int64) (*keyring.DataKey, error) 
 	return profile.Key, nil
 }
 
-func (p *Profiles) remembered(id int64) (*Profile, bool) {
+// Remembered returns a participant's profile if it is in memory and at most TTL old.
+func (p *Profiles) Remembered(id int64) (*Profile, bool) {
 	entry, ok := p.known.Get(id)
 	if !ok || !p.now().Before(entry.until) {
 		return nil, false
