@@ -33,26 +33,29 @@ func (p *guardedPool) GetDBConn() (*sql.DB, error) { return p.DB, nil }
 
 // ExecContext implements gorm.ConnPool.
 func (p *guardedPool) ExecContext(ctx context.Context, query string, args ...any) (result sql.Result, err error) {
-	return result, p.do(ctx, func() error {
+	err = p.do(ctx, func() error {
 		result, err = p.DB.ExecContext(ctx, query, args...)
 		return err
 	})
+	return result, err
 }
 
 // QueryContext implements gorm.ConnPool.
 func (p *guardedPool) QueryContext(ctx context.Context, query string, args ...any) (rows *sql.Rows, err error) {
-	return rows, p.do(ctx, func() error {
+	err = p.do(ctx, func() error {
 		rows, err = p.DB.QueryContext(ctx, query, args...)
 		return err
 	})
+	return rows, err
 }
 
 // BeginTx implements gorm.TxBeginner.
 func (p *guardedPool) BeginTx(ctx context.Context, options *sql.TxOptions) (tx *sql.Tx, err error) {
-	return tx, p.do(ctx, func() error {
+	err = p.do(ctx, func() error {
 		tx, err = p.DB.BeginTx(ctx, options)
 		return err
 	})
+	return tx, err
 }
 
 // do runs a call under the guard. The call keeps its caller's context, since rows are read after it; a hung one ends by that, or by
@@ -83,27 +86,35 @@ const rollbackTimeout = 250 * time.Millisecond
 // would wait as long as for any reply.
 type boundTx struct {
 	ctx  context.Context
-	conn session
+	conn *preparedConn
 }
 
 // Commit implements driver.Tx. A failure leaves the outcome unknown.
-func (t *boundTx) Commit() error {
-	_, err := t.conn.ExecContext(t.ctx, "COMMIT", nil)
-	return err
-}
+func (t *boundTx) Commit() error { return t.end(t.ctx, "COMMIT") }
 
 // Rollback implements driver.Tx.
 func (t *boundTx) Rollback() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), rollbackTimeout)
 	defer cancel()
-	_, err := t.conn.ExecContext(ctx, "ROLLBACK", nil)
+	return t.end(ctx, "ROLLBACK")
+}
+
+// end gives the connection up when the server has perhaps not heard of the end: in the pool it would go on holding the transaction's locks,
+// and make its next user's work a part of it.
+func (t *boundTx) end(ctx context.Context, statement string) error {
+	_, err := t.conn.session.ExecContext(ctx, statement, nil)
+	t.conn.spoilt = t.conn.spoilt || err != nil
 	return err
 }
 
 // BeginTx implements driver.ConnBeginTx.
 func (c *preparedConn) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
 	if _, err := c.session.BeginTx(ctx, options); err != nil {
+		c.spoilt = true
 		return nil, err
 	}
-	return &boundTx{ctx, c.session}, nil
+	return &boundTx{ctx, c}, nil
 }
+
+// IsValid implements driver.Validator.
+func (c *preparedConn) IsValid() bool { return !c.spoilt && c.session.IsValid() }

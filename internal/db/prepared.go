@@ -57,8 +57,9 @@ type keptStatement struct {
 // open result, which must be read to its end before the next statement, so no kept statement is in use when it is evicted.
 type preparedConn struct {
 	session
-	kept map[string]*keptStatement
-	uses uint64
+	kept   map[string]*keptStatement
+	uses   uint64
+	spoilt bool // in an unknown state: not for the pool
 }
 
 // ExecContext implements driver.ExecerContext.

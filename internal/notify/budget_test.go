@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -66,29 +67,31 @@ func testBudgetModel(t *testing.T, b *Budget) {
 	})
 }
 
-// testBudgetTogether: eight takers who begin at once, the row not there yet, get the limit and not one more.
+// testBudgetTogether: eight takers who begin at once, the row not there yet, get the limit and not one more, on any of many days.
 func testBudgetTogether(t *testing.T, b *Budget) {
-	const limit = 100
-	var granted atomic.Int64
-	var takers sync.WaitGroup
-	begin := make(chan struct{})
-	for taker := range 8 {
-		takers.Go(func() {
-			<-begin
-			for range 15 {
-				got, err := b.Take(t.Context(), 4, Email, "2026-03-01", 1+taker%3, limit)
-				if err != nil {
-					t.Error(err)
-					return
+	const limit = 20
+	for day := range 25 {
+		var granted atomic.Int64
+		var takers sync.WaitGroup
+		begin := make(chan struct{})
+		for taker := range 8 {
+			takers.Go(func() {
+				<-begin
+				for range 3 {
+					got, err := b.Take(t.Context(), 4, Email, fmt.Sprintf("2026-03-%02d", day+1), 1+taker%3, limit)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					granted.Add(int64(got))
 				}
-				granted.Add(int64(got))
-			}
-		})
-	}
-	close(begin)
-	takers.Wait()
-	if n := granted.Load(); n != limit {
-		t.Errorf("%d were granted, want %d", n, limit)
+			})
+		}
+		close(begin)
+		takers.Wait()
+		if n := granted.Load(); n != limit {
+			t.Errorf("day %d: %d were granted, want %d", day, n, limit)
+		}
 	}
 }
 

@@ -48,10 +48,11 @@ func take(tx *gorm.DB, study int64, channel Channel, day string, n, limit int) (
 	const where = " WHERE study_id = ? AND channel = ? AND day = ?"
 	const share = "CASE WHEN used >= ? THEN 0 WHEN used + ? > ? THEN ? - used ELSE ? END"
 	// MySQL assigns from left to right, and SQLite all at once: granted comes first and used does not refer to it.
-	err = tx.Exec("UPDATE message_budget SET granted = "+share+", used = used + ("+share+")"+where,
-		limit, n, limit, limit, n, limit, n, limit, limit, n, study, string(channel), day).Error
-	if err == nil {
-		err = tx.Raw("SELECT granted FROM message_budget"+where, study, string(channel), day).Scan(&granted).Error
+	done := tx.Exec("UPDATE message_budget SET granted = "+share+", used = used + ("+share+")"+where,
+		limit, n, limit, limit, n, limit, n, limit, limit, n, study, string(channel), day)
+	if done.Error != nil || done.RowsAffected == 0 { // what is found now would be what somebody else was granted
+		return nil, done.Error
 	}
+	err = tx.Raw("SELECT granted FROM message_budget"+where, study, string(channel), day).Scan(&granted).Error
 	return granted, err
 }
