@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
-	"github.com/google/uuid"
 
 	"github.com/eprod/eprod/internal/kafka"
 )
@@ -199,11 +198,12 @@ func TestBare(t *testing.T) {
 
 // burst posts one body per participant over at most 400 connections and returns the wall time and the server's CPU.
 func (b *bench) burst(s bare) (wall, used time.Duration) {
-	body := envelopeOf("1", burstResponse(uuid.New(), "1.0.0", time.Now().Format(time.RFC3339), ""))
+	r := newRound(b.tr, "a")
+	r.prepare(b.tr)
 	c := newClient(400, s.address)
 	before, began := cpu(b.t, s.pid), time.Now()
 	b.tr.each(b.t, func(ctx context.Context, i int, p *person) error {
-		a, err := c.do(ctx, 0, "POST", "/", p.token, body)
+		a, err := c.do(ctx, 0, "POST", "/", p.token, r.ready[i].body)
 		if err == nil && a.Status != 202 {
 			err = fmt.Errorf("baseline answers %d", a.Status)
 		}
@@ -228,8 +228,10 @@ func (b *bench) front(rule string) (wall, used time.Duration) {
 	}
 	signal(syscall.SIGSTOP)
 	pid := b.api.cmd.Process.Pid
-	before := cpu(b.t, pid)
 	r := newRound(b.tr, rule)
+	r.prepare(b.tr)
+	before := cpu(b.t, pid)
+	defer b.profile("front")()
 	began := time.Now()
 	b.tr.each(b.t, func(ctx context.Context, i int, p *person) error { return r.submit(ctx, b.tr, i, p) })
 	wall, used = time.Since(began), cpu(b.t, pid)-before
@@ -248,11 +250,13 @@ func (b *bench) wave(rule string) wave {
 		}
 	}
 	b.open()
+	r := newRound(b.tr, rule)
+	r.prepare(b.tr)
 	before := map[string]time.Duration{}
 	for name, pid := range pids {
 		before[name] = cpu(b.t, pid)
 	}
-	r := newRound(b.tr, rule)
+	defer b.profile("burst")()
 	began := time.Now()
 	b.tr.each(b.t, func(ctx context.Context, i int, p *person) error { return r.submit(ctx, b.tr, i, p) })
 	w := wave{acked: time.Since(began), all: map[string]time.Duration{}}
@@ -339,7 +343,6 @@ func (b *bench) bursts() {
 	b.burst(producing)
 	b.wave("w1") // warms connections, caches, the tables and the broker's compiler
 	b.wave("w2")
-	defer b.profile()()
 	var ginWall, ginCPU, baseCPU, frontWall, frontCPU, acked, whole []float64
 	var last wave
 	for i, rule := range []string{"a", "b", "c"} {
@@ -374,16 +377,17 @@ func (b *bench) bursts() {
 // profileVariable names a folder for CPU profiles of both roles under the bursts.
 const profileVariable = "EPROD_TEST_PROFILE"
 
-// profile begins to take CPU profiles, if they are asked for; the function that it returns waits for them.
-func (b *bench) profile() func() {
+// profile begins to take CPU profiles of both roles for the seconds of one burst, if they are asked for; the function that it returns waits
+// for them. Those of the last burst of a name stay.
+func (b *bench) profile(name string) func() {
 	folder := os.Getenv(profileVariable)
 	if folder == "" {
 		return func() {}
 	}
 	var taken sync.WaitGroup
-	for name, p := range map[string]*process{"api": b.api, "processor": b.worker} {
+	for role, p := range map[string]*process{"api": b.api, "processor": b.worker} {
 		taken.Go(func() {
-			resp, err := http.Get(p.ops + "/debug/pprof/profile?seconds=14")
+			resp, err := http.Get(p.ops + "/debug/pprof/profile?seconds=3")
 			if err != nil {
 				b.t.Error(err)
 				return
@@ -391,10 +395,10 @@ func (b *bench) profile() func() {
 			defer resp.Body.Close()
 			body, err := io.ReadAll(resp.Body)
 			if err == nil {
-				err = os.WriteFile(filepath.Join(folder, name+".pprof"), body, 0o644)
+				err = os.WriteFile(filepath.Join(folder, name+"-"+role+".pprof"), body, 0o644)
 			}
 			if err != nil || resp.StatusCode != http.StatusOK {
-				b.t.Errorf("profile of %s: %d, %v", name, resp.StatusCode, err)
+				b.t.Errorf("profile of %s: %d, %v", role, resp.StatusCode, err)
 			}
 		})
 	}
@@ -415,6 +419,8 @@ func (b *bench) large() {
 	for _, rules := range [][2]string{{"x1", "y1"}, {"x2", "y2"}, {"x3", "y3"}} {
 		first, second := newRound(b.tr, rules[0]), newRound(b.tr, rules[1])
 		b.open()
+		first.prepare(b.tr)
+		second.prepare(b.tr)
 		began := time.Now()
 		b.tr.eachOf(b.t, people, func(ctx context.Context, i int, p *person) error {
 			if i < burstSize {

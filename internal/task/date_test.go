@@ -26,6 +26,28 @@ func TestParseDate(t *testing.T) {
 }
 
 // TestDateProperties: what a date says is what reads it back, days add up, and months keep the day or the month's last one.
+// TestDatesAgreeWithTheCalendar: every day of nine centuries, and the turns of far ones, is what package time says.
+func TestDatesAgreeWithTheCalendar(t *testing.T) {
+	check := func(day time.Time) {
+		want := dateOf(day)
+		n := int(day.Unix() / 86400)
+		if day.Unix()%86400 < 0 {
+			n--
+		}
+		if want.days() != n || dateOfDays(n) != want || want.Weekday() != day.Weekday() {
+			t.Fatalf("%v: day %d, want %d; back %v; %v", want, want.days(), n, dateOfDays(n), want.Weekday())
+		}
+	}
+	for day := time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC); day.Year() < 2600; day = day.AddDate(0, 0, 1) {
+		check(day)
+	}
+	for year := -1200; year < 9100; year++ {
+		for _, day := range []time.Time{time.Date(year, 2, 28, 0, 0, 0, 0, time.UTC), time.Date(year, 2, 29, 0, 0, 0, 0, time.UTC), time.Date(year, 12, 31, 0, 0, 0, 0, time.UTC), time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)} {
+			check(day)
+		}
+	}
+}
+
 func TestDateProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := dateOfDays(rapid.IntRange(-20000, 200000).Draw(t, "day"))

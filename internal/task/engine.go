@@ -186,10 +186,10 @@ func (e *Engine) Find(plan Plan, p Person, id int64, near time.Time) (Task, bool
 				}
 				var found Task
 				by := never
-				none := s.dates(span[0], span[1], func(d Date) bool {
+				none := s.days(span[0], span[1], func(n int) bool {
 					for w := range r.windows {
-						if identity(p.ID, r.ID, d, w) == id {
-							found, by = e.issue(all, &p, r.ID, d, w, len(all)-1)
+						if identity(p.ID, r.ID, n, w) == id {
+							found, by = e.issue(all, &p, r.ID, dateOfDays(n), w, len(all)-1)
 							return false
 						}
 					}
@@ -206,7 +206,7 @@ func (e *Engine) Find(plan Plan, p Person, id int64, near time.Time) (Task, bool
 
 // task computes one window of one date.
 func (e *Engine) task(v *Schedule, r *compiled, p *Person, d Date, w int) Task {
-	t := Task{ID: identity(p.ID, r.ID, d, w), Participant: p.ID, Study: p.Study, Rule: r.ID, Date: d, Window: w,
+	t := Task{ID: identity(p.ID, r.ID, d.days(), w), Participant: p.ID, Study: p.Study, Rule: r.ID, Date: d, Window: w,
 		ScheduleVersion: v.Version, Zone: "UTC", Optional: r.Anytime != nil}
 	if len(p.Zones) > 0 {
 		t.Zone = p.Zones[0].Zone

@@ -87,7 +87,8 @@ func (e *Engine) explain(all []epoch, in int, r *compiled, p *Person, d Date) Ex
 		return x
 	}
 	x.Anchor = s.anchor
-	x.First, _ = s.occurrence(0)
+	first, _ := s.occurrence(0)
+	x.First = dateOfDays(first)
 	x.Last, _ = s.end()
 	day := d.days()
 	s.dates(day-explainHorizon, day+explainHorizon, func(on Date) bool {

@@ -69,7 +69,7 @@ func TestTaskAtTheDoor(t *testing.T) {
 	if err := server.CheckDocument(); err != nil {
 		t.Error(err)
 	}
-	today, yesterday := identity(7, "r", Date{2026, time.July, 8}, 0), identity(7, "r", Date{2026, time.July, 7}, 0)
+	today, yesterday := identity(7, "r", Date{2026, time.July, 8}.days(), 0), identity(7, "r", Date{2026, time.July, 7}.days(), 0)
 	w.done[yesterday] = Done{Late: true, ReceivedAt: time.Date(2026, 7, 7, 21, 30, 0, 0, time.UTC)}
 	for caller, path := range map[string]string{me: mine, "staff 2": of7} {
 		got := get(t, server.Handler(), caller, path+"?from=2026-07-07T12:00:00Z&to=2026-07-09T00:00:00Z")
@@ -192,7 +192,7 @@ func TestExplainAtTheDoor(t *testing.T) {
 		t.Error(err)
 	}
 	door := server.Handler()
-	yesterday := identity(7, "r", Date{2026, time.July, 7}, 0)
+	yesterday := identity(7, "r", Date{2026, time.July, 7}.days(), 0)
 	w.done[yesterday] = Done{ReceivedAt: time.Date(2026, 7, 7, 20, 30, 0, 0, time.UTC)}
 	got := get(t, door, "staff 2", of7+"/explain?date=2026-07-07")
 	rules, _ := got.body["rules"].([]any)

@@ -151,6 +151,7 @@ func (s *Schedule) rule(id string) *compiled {
 type series struct {
 	*compiled
 	anchor Date
+	base   int // the anchor's day
 	last   int // the last possible day
 }
 
@@ -160,12 +161,12 @@ func (r *compiled) series(arm string, anchors map[string]Date) (series, bool) {
 		return series{}, false
 	}
 	anchor, ok := anchors[r.Anchor]
-	s := series{r, anchor, math.MaxInt}
+	s := series{r, anchor, anchor.days(), math.MaxInt}
 	if !ok || r.Repeat == nil {
 		return s, ok
 	}
 	if r.Repeat.Until != "" {
-		s.last = anchor.AddMonths(r.until.months).AddDays(r.until.days).days()
+		s.last, _ = s.after(r.until.months, r.until.days)
 	}
 	if r.Repeat.UntilEvent != "" {
 		if end, known := anchors[r.Repeat.UntilEvent]; known {
@@ -178,25 +179,26 @@ func (r *compiled) series(arm string, anchors map[string]Date) (series, bool) {
 // dates calls yield for the dates between two days, both counted, in order, until yield returns false; it reports whether it
 // came to the end.
 func (s *series) dates(low, high int, yield func(Date) bool) bool {
+	return s.days(low, high, func(n int) bool { return yield(dateOfDays(n)) })
+}
+
+// days is dates for those who need no calendar.
+func (s *series) days(low, high int, yield func(int) bool) bool {
 	high = min(high, s.last)
 	for k := s.firstOccurrence(low - s.inner[len(s.inner)-1]); k < s.limit; k++ {
 		start, exists := s.occurrence(k)
-		n := start.days()
-		if n > high {
+		if start > high {
 			return true
 		}
 		if !exists {
 			continue
 		}
 		for _, i := range s.inner {
-			d := start
-			if i > 0 {
-				d = dateOfDays(n + i)
-			}
-			if n+i < low || n+i > high || !s.onWeekday(d.Weekday()) {
+			n := start + i
+			if n < low || n > high || !s.anyWeekday && !s.weekdays[weekday(n)] {
 				continue
 			}
-			if !yield(d) {
+			if !yield(n) {
 				return false
 			}
 		}
@@ -207,21 +209,25 @@ func (s *series) dates(low, high int, yield func(Date) bool) bool {
 // falls reports whether the series has a date.
 func (s *series) falls(d Date) bool {
 	n := d.days()
-	return !s.dates(n, n, func(Date) bool { return false })
+	return !s.days(n, n, func(int) bool { return false })
 }
 
 func (r *compiled) onWeekday(d time.Weekday) bool { return r.anyWeekday || r.weekdays[d] }
 
-// occurrence returns the k-th date, always counted from the anchor: clamping never adds up. A month without the day has no
+// occurrence returns the k-th day, always counted from the anchor: clamping never adds up. A month without the day has no
 // occurrence where the policy says so.
-func (s *series) occurrence(k int) (d Date, exists bool) {
-	d = s.anchor
-	exists = true
-	if months := s.offset.months + k*s.every.months; months != 0 {
-		d = d.AddMonths(months)
-		exists = !s.policies.skipMonthEnd || s.every.months == 0 || d.Day == s.anchor.Day
+func (s *series) occurrence(k int) (n int, exists bool) {
+	n, clamped := s.after(s.offset.months+k*s.every.months, s.offset.days+k*s.every.days)
+	return n, !clamped || !s.policies.skipMonthEnd || s.every.months == 0
+}
+
+// after returns the day that is so many months and then days after the anchor, and whether that month lacks the anchor's day.
+func (s *series) after(months, days int) (n int, clamped bool) {
+	if months == 0 {
+		return s.base + days, false
 	}
-	return d.AddDays(s.offset.days + k*s.every.days), exists
+	d := s.anchor.AddMonths(months)
+	return d.days() + days, d.Day != s.anchor.Day
 }
 
 // firstOccurrence returns a k whose date is at or before the first one that is not before day, and not far before it.
@@ -229,8 +235,7 @@ func (s *series) firstOccurrence(day int) int {
 	if s.Repeat == nil {
 		return 0
 	}
-	start, _ := s.occurrence(0)
-	n := start.days()
+	n, _ := s.occurrence(0)
 	if day <= n {
 		return 0
 	}
@@ -244,8 +249,8 @@ func (s *series) firstOccurrence(day int) int {
 func (s *series) end() (Date, bool) {
 	last := s.last
 	if s.Repeat == nil || s.Repeat.Count > 0 {
-		d, _ := s.occurrence(s.limit - 1)
-		last = min(last, d.days()+s.inner[len(s.inner)-1])
+		n, _ := s.occurrence(s.limit - 1)
+		last = min(last, n+s.inner[len(s.inner)-1])
 	}
 	if last == math.MaxInt {
 		return Date{}, false

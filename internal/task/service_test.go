@@ -109,7 +109,7 @@ func code(err error) string {
 func TestMine(t *testing.T) {
 	w := newWorld(t, rule(nil))
 	me := as(t.Context(), auth.KindParticipant, 7)
-	yesterday := identity(7, "r", Date{2026, time.July, 7}, 0)
+	yesterday := identity(7, "r", Date{2026, time.July, 7}.days(), 0)
 	late := Done{Late: true, ReceivedAt: time.Date(2026, 7, 7, 21, 30, 0, 0, time.UTC)}
 	w.done[yesterday] = late
 	for _, now := range []struct {

@@ -132,10 +132,10 @@ func Late(t Task, captured, received time.Time) bool {
 
 // identity is the task's id: 63 bits of a hash over what makes it this task and no other. The schedule's version and the
 // zone are no part of it, so that an amendment or a journey keeps it.
-func identity(participant int64, rule string, d Date, window int) int64 {
+func identity(participant int64, rule string, day, window int) int64 {
 	var b [128]byte
 	n := binary.PutVarint(b[:], participant)
-	n += binary.PutVarint(b[n:], int64(d.days()))
+	n += binary.PutVarint(b[n:], int64(day))
 	n += binary.PutVarint(b[n:], int64(window))
 	sum := sha256.Sum256(append(b[:n], rule...))
 	return int64(binary.BigEndian.Uint64(sum[:])>>1) | 1

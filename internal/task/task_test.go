@@ -2,6 +2,7 @@ package task
 
 import (
 	order "cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -304,11 +305,21 @@ func BenchmarkGenerate3Days(b *testing.B) {
 }
 
 func BenchmarkFind(b *testing.B) {
-	s := schedule(b, rule(func(r *Rule) { r.Repeat.Until = "P365D" }))
+	b.Run("OneRule", func(b *testing.B) { benchmarkFind(b, 1) })
+	b.Run("LastOf25", func(b *testing.B) { benchmarkFind(b, 25) })
+}
+
+func benchmarkFind(b *testing.B, rules int) {
+	var all []Rule
+	for i := range rules {
+		all = append(all, rule(func(r *Rule) { r.ID, r.Repeat.Until = fmt.Sprintf("rule%02d", i), "P365D" }))
+	}
+	s := schedule(b, all...)
 	p := person("Europe/Berlin", "2026-01-05", b)
 	e := NewEngine()
 	now := time.Date(2026, 11, 23, 19, 0, 0, 0, time.UTC)
-	id := e.Generate(s, p, now, now.Add(time.Second))[0].ID
+	tasks := e.Generate(s, p, now, now.Add(time.Second))
+	id := tasks[slices.IndexFunc(tasks, func(t Task) bool { return t.Rule == all[rules-1].ID })].ID
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, ok := e.Find(s, p, id, now); !ok {
