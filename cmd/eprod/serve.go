@@ -242,20 +242,6 @@ func callerKey(ctx context.Context) string {
 	return string(p.Kind) + strconv.FormatInt(p.ID, 36)
 }
 
-// ready reports whether this process can durably accept: it is not stopping, and the log takes records or a shard answers.
-func (s *server) ready(ctx context.Context) error {
-	if s.config.Role == roleProcessor {
-		return s.meta.Ping(ctx)
-	}
-	if s.web.Draining() {
-		return errors.New("stopping")
-	}
-	if s.breaker.State() == limit.Closed {
-		return nil
-	}
-	return s.shards.Each(ctx, func(ctx context.Context, d *db.DB) error { return d.Ping(ctx) })
-}
-
 func (s *server) spoolRelay() *ingest.SpoolRelay {
 	return &ingest.SpoolRelay{Shards: s.shards, Log: s.producer, Partitions: s.kafka.Partitions, Config: s.config.Ingest, Logger: s.log}
 }
