@@ -13,10 +13,8 @@ func (w *worker) remove(ctx context.Context) error {
 		return err
 	}
 	for _, t := range forgotten() {
-		for _, shard := range w.Shards.All() {
-			if err := forget(ctx, shard, w.run.Study, w.token, t, w.Config.BlockRows); err != nil {
-				return err
-			}
+		if err := forget(ctx, w.Shards, w.run.Study, w.token, t, w.Config.BlockRows); err != nil {
+			return err
 		}
 	}
 	for _, t := range slices.Backward(Tables()) {

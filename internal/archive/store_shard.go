@@ -2,6 +2,8 @@ package archive
 
 import (
 	"context"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -153,9 +155,10 @@ func (m *move) participants() []int64 {
 	return out
 }
 
-// enter asks the shard for admission and holds the fence: a process that was overtaken gets no further. It must come first.
-func (m *move) enter(shard *db.DB, tx *gorm.DB) error {
-	if participants := m.participants(); len(participants) > 0 {
+// enter asks the shard for admission to what these participants have and holds the fence: a process that was overtaken gets no
+// further. It must come first.
+func (m *move) enter(shard *db.DB, tx *gorm.DB, participants []int64) error {
+	if len(participants) > 0 {
 		doors, err := shard.AskOf(tx, participants...)
 		if err != nil {
 			return err
@@ -192,7 +195,7 @@ func (m *move) remove(ctx context.Context, shard *db.DB) error {
 		return err
 	}
 	return shard.Tx(ctx, func(tx *gorm.DB) error {
-		if err := m.enter(shard, tx); err != nil {
+		if err := m.enter(shard, tx, m.participants()); err != nil {
 			return err
 		}
 		have, err := m.there(tx)
@@ -227,7 +230,7 @@ func (m *move) insert(ctx context.Context, shard *db.DB) error {
 		values[i] = r
 	}
 	return shard.Tx(ctx, func(tx *gorm.DB) error {
-		if err := m.enter(shard, tx); err != nil {
+		if err := m.enter(shard, tx, m.participants()); err != nil {
 			return err
 		}
 		if err := db.InsertNew(tx, m.shape.table.Name, m.shape.names(), values); err != nil {
@@ -271,25 +274,54 @@ func raise(ctx context.Context, shard *db.DB, study, token int64) error {
 	return db.Error("fence", err)
 }
 
-// forget removes a study's rows of a table that is not carried, at most limit in a transaction.
-func forget(ctx context.Context, shard *db.DB, study, token int64, t db.ShardTable, limit int) error {
-	for {
-		var ids []int64
-		err := shard.Tx(ctx, func(tx *gorm.DB) error {
-			ids = nil
-			m := move{study: study, token: token}
-			if err := m.enter(shard, tx); err != nil {
-				return err
-			}
-			if err := tx.Table(t.Name).Where("study_id = ?", study).Limit(limit).Pluck(t.Key[0], &ids).Error; err != nil || len(ids) == 0 {
-				return err
-			}
-			return tx.Exec("DELETE FROM "+t.Name+" WHERE study_id = ? AND "+t.Key[0]+" IN ?", study, ids).Error
-		})
-		if err != nil || len(ids) == 0 {
+// forget removes a study's rows of a table that is not carried, of at most limit participants in a transaction. What another shard
+// owns are copies; whoever moves buckets deletes them.
+func forget(ctx context.Context, shards *db.Shards, study, token int64, t db.ShardTable, limit int) error {
+	for try := 0; ; try++ {
+		moved, err := forgetOnce(ctx, shards, study, token, t, limit)
+		if !db.IsMoved(err) || try >= followMoves {
 			return db.Error(t.Name, err)
 		}
+		if err := shards.Await(ctx, moved); err != nil {
+			return err
+		}
 	}
+}
+
+// forgetOnce returns one of the participants whose bucket was elsewhere, with the error that says so.
+func forgetOnce(ctx context.Context, shards *db.Shards, study, token int64, t db.ShardTable, limit int) (int64, error) {
+	view, err := shards.View(ctx)
+	if err != nil {
+		return 0, err
+	}
+	m := move{study: study, token: token}
+	for _, shard := range shards.All() {
+		for after := int64(math.MinInt64); ; {
+			var found []int64
+			err := shard.Read(ctx).Table(t.Name).Distinct().Where("study_id = ? AND "+t.Participant+" > ?", study, after).Order(t.Participant).Limit(limit).Pluck(t.Participant, &found).Error
+			if err != nil {
+				return 0, err
+			}
+			if len(found) == 0 {
+				break
+			}
+			after = found[len(found)-1]
+			whose := slices.DeleteFunc(found, func(p int64) bool { return !view.Owns(shard, p) })
+			if len(whose) == 0 {
+				continue
+			}
+			err = shard.Tx(ctx, func(tx *gorm.DB) error {
+				if err := m.enter(shard, tx, whose); err != nil {
+					return err
+				}
+				return tx.Exec("DELETE FROM "+t.Name+" WHERE study_id = ? AND "+t.Participant+" IN ?", study, whose).Error
+			})
+			if err != nil {
+				return whose[0], err
+			}
+		}
+	}
+	return 0, nil
 }
 
 // keysOf returns the wrapped data keys of participants on a shard.

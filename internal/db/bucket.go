@@ -90,7 +90,7 @@ func (v Visit) Except(query *gorm.DB) *gorm.DB {
 	if len(v.shut) == 0 {
 		return query
 	}
-	return query.Where("bucket NOT IN ?", paddedBuckets(v.shut))
+	return query.Where("bucket NOT IN ?", padded(v.shut))
 }
 
 // ExceptOf leaves the rows of shut buckets out of a query on a table without a column bucket, but with one of participants who are
@@ -99,7 +99,7 @@ func (v Visit) ExceptOf(query *gorm.DB, participant string) *gorm.DB {
 	if len(v.shut) == 0 {
 		return query
 	}
-	return query.Where("NOT EXISTS (SELECT 1 FROM participant p WHERE p.id = "+participant+" AND p.bucket IN ?)", paddedBuckets(v.shut))
+	return query.Where("NOT EXISTS (SELECT 1 FROM participant p WHERE p.id = "+participant+" AND p.bucket IN ?)", padded(v.shut))
 }
 
 // Note must be told, in the same transaction, whose rows were changed.
@@ -140,6 +140,18 @@ func note(tx *gorm.DB, watched []int, participants []int64) error {
 		}
 	}
 	return nil
+}
+
+// NoneClosing must come first in a transaction in which a bucket begins its way to or from the shard. It reports whether no study is
+// being closed there, and keeps it so until the transaction ends: of a move and the closing of a study, the first keeps the other off.
+func NoneClosing(tx *gorm.DB) (bool, error) {
+	var epoch, closing int64
+	// The row that orders the changes of standings: see SetStanding, which refuses in its turn by quiet.
+	if err := ForUpdate(tx.Table("study_standing")).Select("epoch").Where("study_id = 0").Scan(&epoch).Error; err != nil {
+		return false, err
+	}
+	err := tx.Table("study_standing").Where("standing = ?", string(Closing)).Count(&closing).Error
+	return closing == 0, err
 }
 
 // quiet refuses to close a study while buckets are on their way: what would be counted and hashed then may be there twice.

@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -60,6 +61,14 @@ func (d Doors) Of(study int64) Standing {
 // AllOpen reports whether every study is open.
 func (d Doors) AllOpen() bool { return len(d.standings) == 0 }
 
+// Open leaves the rows of studies that are not open out of a query. The name of the studies' column is code.
+func (d Doors) Open(query *gorm.DB, study string) *gorm.DB {
+	if d.AllOpen() {
+		return query
+	}
+	return query.Where(study+" NOT IN ?", padded(slices.Sorted(maps.Keys(d.standings))))
+}
+
 // standings is what is known of a shard's studies as of an epoch. It is never changed.
 type standings struct {
 	epoch int64
@@ -107,7 +116,7 @@ func (d *DB) AskWho(tx *gorm.DB, bucket int, who func() ([]int64, error)) (Doors
 
 func (d *DB) ask(tx *gorm.DB, buckets []int) (Doors, []int, error) {
 	var rows []bucketRow
-	if err := share(tx).Table("bucket").Select("bucket", "standing", "epoch").Where("bucket IN ?", paddedBuckets(buckets)).Find(&rows).Error; err != nil {
+	if err := share(tx).Table("bucket").Select("bucket", "standing", "epoch").Where("bucket IN ?", padded(buckets)).Find(&rows).Error; err != nil {
 		return Doors{}, nil, err
 	}
 	var watched []int
@@ -153,18 +162,18 @@ func share(tx *gorm.DB) *gorm.DB {
 	return tx.Clauses(clause.Locking{Strength: "SHARE"})
 }
 
-// paddedBuckets returns the buckets, the last repeated, in one of few lengths, so that few statements are prepared.
-func paddedBuckets(buckets []int) []int {
-	size := Buckets
-	for _, n := range [...]int{1, 4, 16, 64} {
-		if len(buckets) <= n {
+// padded returns a list, its last member repeated, in one of few lengths, so that few statements are prepared.
+func padded[T any](list []T) []T {
+	size := len(list)
+	for _, n := range [...]int{1, 4, 16, 64, Buckets} {
+		if len(list) <= n {
 			size = n
 			break
 		}
 	}
-	out := slices.Clone(buckets)
+	out := slices.Clone(list)
 	for len(out) > 0 && len(out) < size {
-		out = append(out, buckets[len(buckets)-1])
+		out = append(out, list[len(list)-1])
 	}
 	return out
 }
@@ -267,6 +276,10 @@ func errMoved() error {
 // IsMoved reports whether a transaction was refused because a bucket is on another shard than the caller believed, or on its way.
 func IsMoved(err error) bool { return errors.Is(err, errElsewhere) }
 
+func errStale() error {
+	return errs.New(errs.Stale, "stale", "the study has been locked or unlocked by somebody else meanwhile")
+}
+
 // order is how the standings of one fence follow one another.
 func (s Standing) order() int {
 	switch s {
@@ -299,7 +312,7 @@ func (d *DB) SetStanding(ctx context.Context, study int64, standing Standing, fe
 			return found.Error
 		}
 		if now.Fence > fence || now.Fence == fence && found.RowsAffected == 1 && Standing(now.Standing).order() > standing.order() {
-			return errs.New(errs.Stale, "stale", "the study has been locked or unlocked by somebody else meanwhile")
+			return errStale()
 		}
 		epoch++
 		if err := quiet(tx, standing); err != nil {
@@ -324,6 +337,19 @@ func (d *DB) SetStanding(ctx context.Context, study int64, standing Standing, fe
 		if err != nil {
 			return Error("standing of a study", err)
 		}
+	}
+	return nil
+}
+
+// WhileClosing must come first in a transaction that writes of a study only while it is being closed: it keeps the standing until the
+// transaction ends, and refuses another one as errs.Stale. Nobody else is asked then: no bucket is on its way (see NoneClosing).
+func WhileClosing(tx *gorm.DB, study int64) error {
+	var standing string
+	if err := share(tx).Table("study_standing").Select("standing").Where("study_id = ?", study).Limit(1).Scan(&standing).Error; err != nil {
+		return err
+	}
+	if Standing(standing) != Closing {
+		return errStale()
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"gorm.io/gorm"
 
@@ -178,4 +179,54 @@ func rowsOf(t *testing.T, d *db.DB, study int64) (n int64) {
 		t.Error(err)
 	}
 	return n
+}
+
+// TestAMoveOrALock: a bucket that sets off and a study that begins to be closed keep each other off, also while neither has committed.
+func TestAMoveOrALock(t *testing.T) {
+	realMySQL(t, func(t *testing.T, d *db.DB) {
+		setOff := func(meanwhile func()) (still bool, err error) {
+			err = d.Tx(t.Context(), func(tx *gorm.DB) error {
+				if still, err = db.NoneClosing(tx); err != nil || !still {
+					return err
+				}
+				if err := tx.Exec("UPDATE bucket SET standing = 'watched' WHERE bucket = 9").Error; err != nil {
+					return err
+				}
+				meanwhile()
+				return nil
+			})
+			return still, err
+		}
+		still, err := setOff(func() {
+			short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			if err := d.SetStanding(short, 7, db.Closing, 1); errs.KindOf(err) != errs.Unavailable {
+				t.Errorf("while a bucket sets off: %v", err)
+			}
+		})
+		if !still || err != nil {
+			t.Fatalf("nothing is being closed: %v, %v", still, err)
+		}
+		if is, err := d.StandingOf(t.Context(), 7); is != db.Open || err != nil {
+			t.Errorf("the study is %s: %v", is, err)
+		}
+		if err := d.SetStanding(t.Context(), 7, db.Closing, 1); errs.KindOf(err) != errs.Unavailable {
+			t.Errorf("while a bucket is on its way: %v", err)
+		}
+		if _, err := d.Pool().ExecContext(t.Context(), "UPDATE bucket SET standing = 'here'"); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.SetStanding(t.Context(), 7, db.Closing, 1); err != nil {
+			t.Fatal(err)
+		}
+		if still, err := setOff(func() { t.Error("a bucket sets off") }); still || err != nil {
+			t.Errorf("while a study is being closed: %v, %v", still, err)
+		}
+		if err := d.SetStanding(t.Context(), 7, db.Closed, 1); err != nil {
+			t.Fatal(err)
+		}
+		if still, err := setOff(func() {}); !still || err != nil {
+			t.Errorf("once it is closed: %v, %v", still, err)
+		}
+	})
 }

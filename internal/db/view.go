@@ -198,7 +198,11 @@ func (s *Shards) askOnce(ctx context.Context) (View, bool, error) {
 	for b := range v.owner {
 		best, owner := 0, now.owner[b]
 		for i := range s.all {
-			if r := rank(standings[i][b], i == now.owner[b]); problems[i] == nil && r > best {
+			r := rank(standings[i][b], i == now.owner[b])
+			if problems[now.owner[b]] != nil && r < certain {
+				continue // here is also said by a shard that was opened too early, or never added: against silence it counts for nothing
+			}
+			if problems[i] == nil && r > best {
 				best, owner = r, i
 			}
 		}
@@ -217,13 +221,13 @@ func (s *Shards) askOnce(ctx context.Context) (View, bool, error) {
 }
 
 // rank orders what shards say of a bucket. Held comes first: the target is opened before the source is closed. A shard that was
-// migrated but never added says here of everything; it is believed last.
+// migrated but never added says here of everything; it is believed last, and not at all where the one that is believed is silent.
 func rank(s BucketStanding, believed bool) int {
 	switch {
 	case s == Held:
-		return 4
+		return certain + 1
 	case s == Watched:
-		return 3
+		return certain
 	case s == Here && believed:
 		return 2
 	case s == Here:
@@ -232,6 +236,9 @@ func rank(s BucketStanding, believed bool) int {
 		return 0
 	}
 }
+
+// certain is the rank from which on a shard has a bucket, whatever another says.
+const certain = 3
 
 // Tx runs fn in a transaction of the shard of a bucket. Fn must ask the shard first (see DB.AskOf). Where it is told that the bucket
 // has moved or is on its way, it runs again where the bucket is then; after awaitLimit the error is returned, which is

@@ -28,7 +28,7 @@ type Config struct {
 	Poll    time.Duration `koanf:"poll"`    // how often a process looks at the map
 	Lease   time.Duration `koanf:"lease"`   // without a look at the map for this long, a process asks the shards before it reads
 	Grace   time.Duration `koanf:"grace"`   // an old copy stays for this long after every process knows the new place: longer than any request
-	Hold    time.Duration `koanf:"hold"`    // the longest time for which writers of a bucket wait; after it they go on, and the switch is tried again
+	Hold    time.Duration `koanf:"hold"`    // the longest time for which writers of a bucket wait; what is not done in four fifths of it is given back and tried again
 	Group   int           `koanf:"group"`   // buckets that are copied together
 	Workers int           `koanf:"workers"` // copying connections to each of the two shards
 }
@@ -62,6 +62,10 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(problems...)
 }
+
+// share is the part of the hold in which a bucket must be switched, and for which its writers leave it to a mover of which they hear
+// nothing. The rest is for giving it back.
+func (c Config) share() time.Duration { return c.Hold * 4 / 5 }
 
 // Place is where a bucket is according to the map.
 type Place struct {

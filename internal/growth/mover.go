@@ -183,8 +183,27 @@ func (g *group) settled(ctx context.Context, bucket int) (bool, error) {
 }
 
 // open announces a group to every process and lets its writers note whom they change. It begins nothing while a study is being
-// closed anywhere; and from here on none can be, on these shards.
+// closed anywhere; and once the first of the group has set off, none can be on these shards.
 func (g *group) open(ctx context.Context) error {
+	for {
+		if err := g.announce(ctx); err != nil {
+			return err
+		}
+		if err := g.step(ctx, "watch %s", BucketList(g.buckets)); err != nil {
+			return err
+		}
+		off, err := g.watch(ctx)
+		if err != nil || off {
+			return err
+		}
+		g.Logger.InfoContext(ctx, "a study is being closed; the buckets set off afterwards", "buckets", BucketList(g.buckets))
+		if err := g.withdraw(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (g *group) announce(ctx context.Context) error {
 	if err := g.step(ctx, "announce %s", BucketList(g.buckets)); err != nil {
 		return err
 	}
@@ -201,18 +220,36 @@ func (g *group) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := g.everybody(ctx, version, g.target.Name); err != nil {
-		return err
-	}
-	if err := g.step(ctx, "watch %s", BucketList(g.buckets)); err != nil {
-		return err
-	}
+	return g.everybody(ctx, version, g.target.Name)
+}
+
+// watch lets the writers of the group note whom they change. It reports false where a study has begun to be closed since nothing was.
+func (g *group) watch(ctx context.Context) (bool, error) {
 	for _, b := range g.buckets {
-		if err := mustTurn(ctx, g.target, b, g.fence, db.Arriving, db.Away); err != nil {
+		for _, side := range []struct {
+			shard    *db.DB
+			to, from db.BucketStanding
+		}{{g.target, db.Arriving, db.Away}, {g.source, db.Watched, db.Here}} {
+			off, err := setOff(ctx, side.shard, b, g.fence, side.to, side.from)
+			if err != nil || !off {
+				return false, err
+			}
+		}
+	}
+	return true, nil
+}
+
+// withdraw leaves no bucket of the group on its way whose writers do not note: the study that is being closed waits for it.
+func (g *group) withdraw(ctx context.Context) error {
+	for _, b := range g.buckets {
+		watched, err := turn(ctx, g.source, b, g.fence, db.Watched)
+		if err != nil {
 			return err
 		}
-		if err := mustTurn(ctx, g.source, b, g.fence, db.Watched, db.Here); err != nil {
-			return err
+		if !watched {
+			if err := g.uncopy(ctx, b); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

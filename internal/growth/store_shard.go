@@ -32,42 +32,74 @@ func overtaken(err error) error {
 }
 
 // turn changes the standing of a bucket where it is one of from, and reports whether it is to now.
-func turn(ctx context.Context, shard *db.DB, bucket int, fence int64, to db.BucketStanding, from ...db.BucketStanding) (bool, error) {
-	turned := false
-	err := shard.Tx(ctx, func(tx *gorm.DB) error {
-		var row struct {
-			Standing db.BucketStanding
-			Fence    int64
-		}
-		if err := db.ForUpdate(tx.Table("bucket")).Select("standing", "fence").Where("bucket = ?", bucket).Take(&row).Error; err != nil {
-			return err
-		}
-		if row.Fence != fence {
-			return errOvertaken()
-		}
-		if turned = row.Standing == to || slices.Contains(from, row.Standing); !turned || row.Standing == to {
-			return nil
-		}
-		return tx.Exec("UPDATE bucket SET standing = ? WHERE bucket = ?", string(to), bucket).Error
+func turn(ctx context.Context, shard *db.DB, bucket int, fence int64, to db.BucketStanding, from ...db.BucketStanding) (turned bool, err error) {
+	err = shard.Tx(ctx, func(tx *gorm.DB) (err error) {
+		turned, err = turnIn(tx, bucket, fence, to, from...)
+		return err
 	})
 	return turned && err == nil, db.Error("bucket", err)
+}
+
+func turnIn(tx *gorm.DB, bucket int, fence int64, to db.BucketStanding, from ...db.BucketStanding) (bool, error) {
+	var row struct {
+		Standing db.BucketStanding
+		Fence    int64
+	}
+	if err := db.ForUpdate(tx.Table("bucket")).Select("standing", "fence").Where("bucket = ?", bucket).Take(&row).Error; err != nil {
+		return false, err
+	}
+	if row.Fence != fence {
+		return false, errOvertaken()
+	}
+	if row.Standing == to || !slices.Contains(from, row.Standing) {
+		return row.Standing == to, nil
+	}
+	return true, tx.Exec("UPDATE bucket SET standing = ? WHERE bucket = ?", string(to), bucket).Error
+}
+
+// standingOf returns what a shard has of a bucket, as of the last change that is committed.
+func standingOf(ctx context.Context, shard *db.DB, bucket int) (db.BucketStanding, error) {
+	var row struct{ Standing db.BucketStanding }
+	err := shard.Read(ctx).Table("bucket").Select("standing").Where("bucket = ?", bucket).Take(&row).Error
+	return row.Standing, db.Error("bucket", err)
+}
+
+// setOff is mustTurn for the first standing of a bucket on its way. While a study is being closed on the shard it changes nothing and
+// reports false, unless the bucket was on its way before.
+func setOff(ctx context.Context, shard *db.DB, bucket int, fence int64, to, from db.BucketStanding) (off bool, err error) {
+	err = shard.Tx(ctx, func(tx *gorm.DB) error {
+		still, err := db.NoneClosing(tx)
+		if err != nil {
+			return err
+		}
+		if off, err = turnIn(tx, bucket, fence, to); err != nil || off || !still {
+			return err
+		}
+		if off, err = turnIn(tx, bucket, fence, to, from); err == nil && !off {
+			err = errStranded(shard, bucket, to)
+		}
+		return err
+	})
+	return off && err == nil, db.Error("bucket", err)
 }
 
 // mustTurn is turn where nothing else can be.
 func mustTurn(ctx context.Context, shard *db.DB, bucket int, fence int64, to db.BucketStanding, from ...db.BucketStanding) error {
 	turned, err := turn(ctx, shard, bucket, fence, to, from...)
 	if err == nil && !turned {
-		err = fmt.Errorf("bucket %d on %s cannot be %s: it is in a standing that no move leaves behind", bucket, shard.Name, to)
+		err = errStranded(shard, bucket, to)
 	}
 	return err
 }
 
-// heldFor is how long writers leave a held bucket to its mover, by the clock of the shard's server.
-const heldFor = 2 * time.Second
+func errStranded(shard *db.DB, bucket int, to db.BucketStanding) error {
+	return fmt.Errorf("bucket %d on %s cannot be %s: it is in a standing that no move leaves behind", bucket, shard.Name, to)
+}
 
 // hold ends the writing of a bucket. It waits for the transactions that were admitted before, at most a second: while it waits, others
-// wait behind it.
-func hold(ctx context.Context, shard *db.DB, bucket int, fence int64) error {
+// wait behind it. After a time, counted from its beginning by the clock of the shard's server, writers take the bucket back from a mover
+// that has died, or cannot reach it.
+func hold(ctx context.Context, shard *db.DB, bucket int, fence int64, lasts time.Duration) error {
 	conn, err := shard.Pool().Conn(ctx)
 	if err != nil {
 		return db.Error("bucket", err)
@@ -80,7 +112,7 @@ func hold(ctx context.Context, shard *db.DB, bucket int, fence int64) error {
 		_, _ = conn.ExecContext(context.WithoutCancel(ctx), "SET SESSION innodb_lock_wait_timeout = DEFAULT") // else the connection is broken, and dropped
 	}()
 	done, err := conn.ExecContext(ctx, "UPDATE bucket SET standing = 'held', held_until = CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED) + ? "+
-		"WHERE bucket = ? AND fence = ? AND standing = 'watched'", heldFor.Microseconds(), bucket, fence)
+		"WHERE bucket = ? AND fence = ? AND standing = 'watched'", lasts.Microseconds(), bucket, fence)
 	if err != nil {
 		return errNotYet{"a writer took long: " + err.Error()}
 	}

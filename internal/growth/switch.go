@@ -21,20 +21,19 @@ func (g *group) switchOver(ctx context.Context, i int) error {
 	if err := g.step(ctx, "switch %d", b.Bucket); err != nil {
 		return err
 	}
-	var last error
+	var last, err error
 	for range switchTries {
-		if err := g.catchUp(ctx, []int{b.Bucket}); err != nil {
+		if err = g.catchUp(ctx, []int{b.Bucket}); err != nil {
 			return err
 		}
 		began := time.Now()
 		b.Holds++
-		last = g.held(ctx, b.Bucket)
-		b.Held = max(b.Held, time.Since(began))
-		if last == nil {
-			return nil
+		var gone bool
+		if last = g.held(ctx, b.Bucket); last != nil {
+			gone, err = g.release(ctx, b.Bucket)
 		}
-		gone, err := g.release(ctx, b.Bucket)
-		if err != nil || gone {
+		b.Held = max(b.Held, time.Since(began))
+		if last == nil || err != nil || gone {
 			return err
 		}
 		var notYet errNotYet
@@ -51,12 +50,12 @@ func (g *group) switchOver(ctx context.Context, i int) error {
 
 // held does what happens while the writers of a bucket wait.
 func (g *group) held(ctx context.Context, bucket int) error {
-	ctx, cancel := context.WithTimeout(ctx, g.Config.Hold)
+	ctx, cancel := context.WithTimeout(ctx, g.Config.share())
 	defer cancel()
 	if waiting, err := spooled(ctx, g.source, bucket); err != nil || waiting {
 		return orNotYet(err, "submissions of the bucket wait in the spool for the log")
 	}
-	if err := hold(ctx, g.source, bucket, g.fence); err != nil {
+	if err := hold(ctx, g.source, bucket, g.fence, g.Config.share()); err != nil {
 		return err
 	}
 	if err := g.step(ctx, "held %d", bucket); err != nil {
@@ -126,6 +125,14 @@ func (g *group) studies(ctx context.Context) error {
 
 // release gives a bucket back to its writers unless it has been switched after all; it reports which.
 func (g *group) release(ctx context.Context, bucket int) (gone bool, err error) {
+	is, err := standingOf(ctx, g.source, bucket)
+	if err != nil {
+		return false, err
+	}
+	if is == db.Watched { // not held, or not any more: a lock on the source's row would wait for a slow writer, and all others behind it
+		_, err = turn(ctx, g.target, bucket, g.fence, db.Arriving, db.Here)
+		return false, err
+	}
 	if gone, err = turn(ctx, g.source, bucket, g.fence, db.Gone); err != nil || gone {
 		return gone, err
 	}
@@ -275,17 +282,8 @@ func (g *group) back(ctx context.Context, i int) error {
 	if _, err := turn(ctx, g.source, b.Bucket, g.fence, db.Here, db.Watched); err != nil {
 		return err
 	}
-	arriving, err := turn(ctx, g.target, b.Bucket, g.fence, db.Arriving)
-	if err != nil {
+	if err := g.uncopy(ctx, b.Bucket); err != nil {
 		return err
-	}
-	if arriving {
-		if err := purge(ctx, g.target, []int{b.Bucket}, g.fence, db.Arriving); err != nil {
-			return err
-		}
-		if err := mustTurn(ctx, g.target, b.Bucket, g.fence, db.Away, db.Arriving); err != nil {
-			return err
-		}
 	}
 	if err := forgetBucket(ctx, g.source, b.Bucket); err != nil {
 		return err
@@ -295,4 +293,16 @@ func (g *group) back(ctx context.Context, i int) error {
 	}
 	b.Phase = Undone
 	return g.keep(ctx, i)
+}
+
+// uncopy deletes what is on the target of a bucket that has not been switched.
+func (g *group) uncopy(ctx context.Context, bucket int) error {
+	arriving, err := turn(ctx, g.target, bucket, g.fence, db.Arriving)
+	if err != nil || !arriving {
+		return err
+	}
+	if err := purge(ctx, g.target, []int{bucket}, g.fence, db.Arriving); err != nil {
+		return err
+	}
+	return mustTurn(ctx, g.target, bucket, g.fence, db.Away, db.Arriving)
 }

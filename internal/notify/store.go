@@ -88,7 +88,7 @@ func (s *Store) Change(ctx context.Context, was, is Delivery) (bool, error) {
 }
 
 // Due takes up to limit deliveries of a shard that somebody must look at, and moves their time to until, so that no other process
-// takes them as well.
+// takes them as well. Those of studies that are closed, or are being closed, are left alone.
 func (s *Store) Due(ctx context.Context, shard *db.DB, now, until time.Time, limit int) ([]Delivery, error) {
 	var rows []deliveryRow
 	err := shard.Tx(ctx, func(tx *gorm.DB) error {
@@ -99,7 +99,7 @@ func (s *Store) Due(ctx context.Context, shard *db.DB, now, until time.Time, lim
 		}
 		due := db.SkipLocked(tx).Table("message").Select(deliveryColumns).
 			Where("state IN ? AND next_at <= ?", []string{string(Waiting), string(Sending), string(Unknown), string(Accepted)}, db.Micros(now))
-		err = visit.ExceptOf(due, "message.participant_id").Order("next_at").Limit(limit).Find(&rows).Error
+		err = visit.Open(visit.ExceptOf(due, "message.participant_id"), "message.study_id").Order("next_at").Limit(limit).Find(&rows).Error
 		if err != nil || len(rows) == 0 {
 			return err
 		}

@@ -32,14 +32,18 @@ func (s *ClosingStore) Stand(ctx context.Context, study int64, standing db.Stand
 	return s.Shards.Each(ctx, func(ctx context.Context, shard *db.DB) error { return shard.SetStanding(ctx, study, standing, lock) })
 }
 
-// Quiet ends what would still be sent: no task is reminded of, no alert goes on to the next person, no message that waits goes out, nobody asks a gateway any more. It
-// returns how many messages are in a gateway's hands right now; impatient, it leaves their outcome unknown.
+// Quiet ends what would still be sent: no task is reminded of, no alert goes on to the next person, no message that waits goes out,
+// nobody asks a gateway any more, and who is asking one right now writes nothing. It returns how many messages are in a gateway's hands;
+// impatient, it leaves their outcome unknown. On a shard where the study is not being closed any more it is refused: errs.Stale.
 func (s *ClosingStore) Quiet(ctx context.Context, study int64, patient bool, at time.Time) (int64, error) {
 	var mu sync.Mutex
 	var total int64
 	const never = int64(math.MaxInt64)
 	err := s.Shards.Each(ctx, func(ctx context.Context, shard *db.DB) error {
 		return db.Error("messages", shard.Tx(ctx, func(tx *gorm.DB) error {
+			if err := db.WhileClosing(tx, study); err != nil {
+				return err
+			}
 			var sending int64
 			if err := tx.Exec("UPDATE alert SET next_at = 0 WHERE study_id = ? AND next_at > 0", study).Error; err != nil {
 				return err
@@ -63,7 +67,7 @@ func (s *ClosingStore) Quiet(ctx context.Context, study int64, patient bool, at 
 			mu.Lock()
 			total += sending
 			mu.Unlock()
-			return tx.Exec("UPDATE message SET next_at = ? WHERE study_id = ? AND state IN ('unknown', 'accepted') AND next_at < ?", never, study, never).Error
+			return tx.Exec("UPDATE message SET updated_at = ?, next_at = ? WHERE study_id = ? AND state IN ('unknown', 'accepted') AND next_at < ?", db.Micros(at), never, study, never).Error
 		}))
 	})
 	return total, err

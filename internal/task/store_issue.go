@@ -242,7 +242,7 @@ type Reminding struct {
 }
 
 // Remindable claims up to limit tasks of a shard whose next reminder is due: until the lease ends no other caller gets them. What
-// Remind does not set anew comes again then.
+// Remind does not set anew comes again then. Tasks of studies that are closed, or are being closed, are left alone.
 func (s *Store) Remindable(ctx context.Context, shard *db.DB, now, lease time.Time, limit int) ([]Reminding, error) {
 	var out []Reminding
 	err := shard.Tx(ctx, func(tx *gorm.DB) error {
@@ -253,7 +253,7 @@ func (s *Store) Remindable(ctx context.Context, shard *db.DB, now, lease time.Ti
 			return err
 		}
 		due := db.SkipLocked(tx.Table("task")).Select(issuedSelect).Where("remind_at > 0 AND remind_at <= ?", db.Micros(now))
-		if err := visit.Except(due).Order("remind_at").Limit(limit).Find(&rows).Error; err != nil {
+		if err := visit.Open(visit.Except(due), "study_id").Order("remind_at").Limit(limit).Find(&rows).Error; err != nil {
 			return err
 		}
 		keys, whose := make([]Key, len(rows)), make([]int64, len(rows))

@@ -168,3 +168,35 @@ func TestDoneFor(t *testing.T) {
 		}
 	})
 }
+
+// TestNobodyIsRemindedOfAClosedStudy: tasks of a study that is being closed, or is closed, are left as they are and keep nobody else's
+// from being looked at.
+func TestNobodyIsRemindedOfAClosedStudy(t *testing.T) {
+	each(t, func(t *testing.T, shards *db.Shards) {
+		store, shard := &Store{Shards: shards}, shards.For(7)
+		const closed, open = 3, 4
+		for study, ids := range map[int64][]int64{closed: {1, 2, 3}, open: {4}} {
+			for _, id := range ids {
+				_, err := shard.Pool().ExecContext(t.Context(), "INSERT INTO task (participant_id, id, study_id, bucket, rule, date, win, questionnaire, schedule_version, opens_at, due_at, closes_at, grace_until, "+
+					"zone, state, zone_data, issued_at, changed_at, remind_at) VALUES (7, ?, ?, ?, 'r', '2026-11-23', 0, 'q|1', 1, 0, 0, 0, 0, 'UTC', 'issued', '', 0, 0, ?)", id, study, db.Bucket(7), id)
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for i, standing := range []db.Standing{db.Closing, db.Closed} {
+			if err := shard.SetStanding(t.Context(), closed, standing, 1); err != nil {
+				t.Fatal(err)
+			}
+			lease := doneAt.Add(time.Duration(i+1) * time.Minute)
+			due, err := store.Remindable(t.Context(), shard, lease.Add(-time.Second), lease, 2)
+			if err != nil || len(due) != 1 || due[0].Task.ID != 4 {
+				t.Errorf("%s: %+v, %v; want the other study's task", standing, due, err)
+			}
+		}
+		var untouched int64
+		if err := shard.Read(t.Context()).Table("task").Where("study_id = ? AND remind_at = id", closed).Count(&untouched).Error; err != nil || untouched != 3 {
+			t.Errorf("%d of 3 tasks are as they were: %v", untouched, err)
+		}
+	})
+}
