@@ -144,7 +144,7 @@ func TestHungModel(t *testing.T) {
 			breaker.CallTimeout, breaker.OpenFor = 150*time.Millisecond, 50*time.Millisecond
 			remote := &Remote{URL: server.URL, Name: Model{"m", "1"}, Client: server.Client(), Timeout: 150 * time.Millisecond}
 			consumer := NewConsumer(DefaultConfig(), Parts{Store: c.store, Catalog: c, People: c, Responses: c, Models: map[string]Assessor{ModelHTTP: remote},
-				Rate: limit.NewBuckets(rate, burst, 16, time.Now), Breaker: limit.NewBreaker("the model", breaker, func(string, limit.State, limit.State) {}),
+				Rate: limit.NewBuckets(rate, burst, 16, time.Now), Breaker: limit.NewBreaker("the model", breaker, nil),
 				Index: c, Intake: c.key, IDs: c, Now: time.Now, Meter: c, Logger: slog.New(slog.DiscardHandler)})
 			var batch []kafka.Message
 			for i := range events {
@@ -223,7 +223,7 @@ func TestRefusedInputIsKept(t *testing.T) {
 				t.Fatal(err)
 			}
 			consumer := NewConsumer(DefaultConfig(), Parts{Store: c.store, Catalog: c, People: c, Responses: c, Models: map[string]Assessor{ModelRules: RuleModel{}},
-				Rate: limit.NewBuckets(1000, 100, 16, time.Now), Breaker: limit.NewBreaker("the model", limit.DefaultBreakerConfig(), func(string, limit.State, limit.State) {}),
+				Rate: limit.NewBuckets(1000, 100, 16, time.Now), Breaker: limit.NewBreaker("the model", limit.DefaultBreakerConfig(), nil),
 				Index: c, Intake: c.key, IDs: c, Now: time.Now, Meter: c, Logger: slog.New(slog.DiscardHandler)})
 			events := []kafka.Message{c.stored(1), c.stored(2)}
 			for range 3 {
