@@ -2,10 +2,12 @@ package deploy_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,6 +75,17 @@ func TestCompose(t *testing.T) {
 		}
 	}
 	checkTargets(t, file)
+	// The server runs as an account without rights: what it writes must be given to it.
+	owned := fmt.Sprint(file.Services["secrets"].Command)
+	for name, s := range file.Services {
+		dir, _ := s.Environment["EPROD_ARCHIVE__DIR"].(string)
+		if s.Image == "eprod:dev" && (dir == "" || !slices.Contains(s.Volumes, "archive:"+dir) || !strings.Contains(owned, " "+dir)) {
+			t.Errorf("%s has archives at %q, and volumes %v", name, dir, s.Volumes)
+		}
+	}
+	if !slices.Contains(file.Services["secrets"].Volumes, "archive:/archive") || !slices.Contains(file.Services["secrets"].Volumes, "metrics:/metrics") {
+		t.Error("the folders that the server writes are not made its own")
+	}
 }
 
 func dependencies(v any) []string {
