@@ -22,6 +22,7 @@ import (
 	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/submission"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Responses reads stored responses.
@@ -104,6 +105,7 @@ func (c *Consumer) Handle(ctx context.Context, batch []kafka.Message) error {
 		if !ours {
 			continue
 		}
+		ctx := trace.Of(ctx, m.Traceparent())
 		var e stored
 		if err := json.Unmarshal(m.Value, &e); err != nil {
 			c.Logger.ErrorContext(ctx, "unreadable event", "partition", m.Partition, "offset", m.Offset)
