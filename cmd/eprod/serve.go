@@ -82,6 +82,7 @@ func (s *server) parts() []part {
 		{"messages", []string{roleProcessor}, stageIntake, s.messages.Work},
 		{"alerts", []string{roleProcessor}, stageIntake, s.alerts},
 		{"risk assessment", []string{roleProcessor}, stageIntake, s.assess},
+		{"risk assessment by HTTP", []string{roleProcessor}, stageIntake, s.assessByHTTP},
 		{"urgent alerts", both, stageIntake, s.urgentAlerts},
 		{"escalation of alerts", both, stageIntake, s.safety.escalator.Run},
 		{"urgent rules", api, stageRelay, s.safety.watch.Run},

@@ -17,6 +17,7 @@ import (
 	"github.com/eprod/eprod/internal/lock"
 	"github.com/eprod/eprod/internal/notify"
 	"github.com/eprod/eprod/internal/outbox"
+	"github.com/eprod/eprod/internal/risk"
 	"github.com/eprod/eprod/internal/safety"
 	"github.com/eprod/eprod/internal/submission"
 	"github.com/eprod/eprod/internal/telemetry"
@@ -79,6 +80,7 @@ func consumerGroups() []kafka.Group {
 		{Name: invalidationGroup, Topic: cache.Topic},
 		{Name: safetyGroup, Topic: submission.Events},
 		{Name: riskGroup, Topic: submission.Events},
+		{Name: riskHTTPGroup, Topic: risk.HTTPTopic},
 		{Name: urgentGroup, Topic: safety.UrgentTopic},
 	}
 }

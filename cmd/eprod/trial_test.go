@@ -20,6 +20,7 @@ type trial struct {
 	staff     *client
 	study     string
 	canonical string
+	resource  []byte // the questionnaire
 	people    []*person
 	refused   atomic.Value // what the last refused submission was told
 }
@@ -73,10 +74,16 @@ func envelopeOf(task string, response []byte) []byte {
 // newTrial designs and publishes a study through the API, enrols n participants by import and signs them all in.
 func newTrial(t *testing.T, d *deployment, n int, rules []string, bases ...string) *trial {
 	t.Helper()
+	return newTrialOf(t, d, burstQuestionnaire("1.0.0"), n, rules, bases...)
+}
+
+// newTrialOf is newTrial with another questionnaire, which has burst's url and version.
+func newTrialOf(t *testing.T, d *deployment, resource []byte, n int, rules []string, bases ...string) *trial {
+	t.Helper()
 	const password = "correct horse battery staple"
 	admin := fmt.Sprintf("admin-%d", time.Now().UnixNano())
 	d.runInput(password+"\n", "user", "add", "--username", admin, "--role", "administrator", "--password-stdin")
-	tr := &trial{staff: newClient(400, bases...), canonical: trialQuestionnaire + "|1.0.0"}
+	tr := &trial{staff: newClient(400, bases...), canonical: trialQuestionnaire + "|1.0.0", resource: resource}
 	in := tr.staff.must(t, 200, "POST", "/api/v1/auth/login", map[string]string{"username": admin, "password": password})
 	tr.staff.token = in.text("accessToken")
 	tr.design(t, rules)
@@ -96,7 +103,7 @@ func (tr *trial) design(t *testing.T, rules []string) {
 	base := "/api/v1/studies/" + tr.study
 	s.must(t, 201, "POST", base+"/sites", map[string]string{"code": "S01", "name": "Site 1"})
 	s.must(t, 201, "POST", base+"/arms", map[string]string{"code": "A", "name": "Arm A"})
-	q := s.must(t, 201, "POST", base+"/questionnaires", burstQuestionnaire("1.0.0"))
+	q := s.must(t, 201, "POST", base+"/questionnaires", tr.resource)
 	s.must(t, 200, "POST", base+"/questionnaires/"+q.text("id")+"/publish", nil)
 	list := make([]map[string]any, 0, len(rules))
 	for _, id := range rules {
