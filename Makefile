@@ -11,7 +11,7 @@ build:
 test:
 	dev/test
 
-# The long variants of the tests of ids, locks, caches and messages, on the real services: a quarter of an hour and more.
+# The long variants of every test that has one, on the real services, and what needs large programs such as Elasticsearch and Spark: hours.
 test-long:
 	dev/test-long
 

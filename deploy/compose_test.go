@@ -2,15 +2,18 @@ package deploy_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/eprod/eprod/internal/telemetry"
 	"github.com/eprod/eprod/internal/testenv"
 )
 
@@ -73,6 +76,17 @@ func TestCompose(t *testing.T) {
 		}
 	}
 	checkTargets(t, file)
+	// The server runs as an account without rights: what it writes must be given to it.
+	owned := fmt.Sprint(file.Services["secrets"].Command)
+	for name, s := range file.Services {
+		dir, _ := s.Environment["EPROD_ARCHIVE__DIR"].(string)
+		if s.Image == "eprod:dev" && (dir == "" || !slices.Contains(s.Volumes, "archive:"+dir) || !strings.Contains(owned, " "+dir)) {
+			t.Errorf("%s has archives at %q, and volumes %v", name, dir, s.Volumes)
+		}
+	}
+	if !slices.Contains(file.Services["secrets"].Volumes, "archive:/archive") || !slices.Contains(file.Services["secrets"].Volumes, "metrics:/metrics") {
+		t.Error("the folders that the server writes are not made its own")
+	}
 }
 
 func dependencies(v any) []string {
@@ -158,5 +172,58 @@ func TestOperatorsFiles(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestTemplate: Elasticsearch's template is strict, has what docs/telemetry.md says that lines have, and no field with another type than the schema's.
+func TestTemplate(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("elasticsearch/template.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Template struct {
+			Mappings struct {
+				Dynamic    string
+				Properties map[string]struct{ Type string }
+			}
+		}
+	}
+	if err := json.Unmarshal(content, &file); err != nil {
+		t.Fatal(err)
+	}
+	mappings := file.Template.Mappings
+	if mappings.Dynamic != "strict" {
+		t.Errorf("the mapping is %q", mappings.Dynamic)
+	}
+	line, value := make(map[string]any), map[string]any{"keyword": "x", "text": "x", "long": 1.0, "date": "2026-01-01T00:00:00Z"}
+	for name, p := range mappings.Properties {
+		shippers := name == "stream" || name == "log.offset" // are Filebeat's own
+		if p.Type != "object" && !shippers {
+			line[name] = value[p.Type]
+		}
+	}
+	for _, problem := range telemetry.Fields(line) {
+		t.Error(problem)
+	}
+	page, err := os.ReadFile("../docs/telemetry.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := 0
+	for _, row := range regexp.MustCompile("(?m)^\\| (`[a-z@][^|]*`) \\|").FindAllStringSubmatch(string(page), -1) {
+		for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+			if name[1] == "labels.*" {
+				continue
+			}
+			documented++
+			if line[name[1]] == nil {
+				t.Errorf("%s is documented and not in the template", name[1])
+			}
+		}
+	}
+	if documented != len(line) {
+		t.Errorf("%d fields are documented, the template has %d", documented, len(line))
 	}
 }

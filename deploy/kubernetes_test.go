@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +30,8 @@ type object struct {
 		ScaleTargetRef struct{ Kind, Name string } `yaml:"scaleTargetRef"`
 		MinReplicas    int                         `yaml:"minReplicas"`
 		MaxReplicas    int                         `yaml:"maxReplicas"`
+		AccessModes    []string                    `yaml:"accessModes"`
+		Egress         []egress
 		Template       struct {
 			Metadata struct{ Labels map[string]string }
 			Spec     pod
@@ -45,6 +48,13 @@ type object struct {
 	Data map[string]string
 }
 
+type egress struct {
+	To []struct {
+		Namespace selector `yaml:"namespaceSelector"`
+	}
+	Ports []struct{ Port int }
+}
+
 type selector struct {
 	MatchLabels map[string]string `yaml:"matchLabels"`
 }
@@ -54,7 +64,14 @@ type pod struct {
 	Token      *bool `yaml:"automountServiceAccountToken"`
 	Grace      int   `yaml:"terminationGracePeriodSeconds"`
 	Containers []container
-	Context    struct {
+	Volumes    []struct {
+		Name  string
+		Claim struct {
+			Name     string `yaml:"claimName"`
+			ReadOnly bool   `yaml:"readOnly"`
+		} `yaml:"persistentVolumeClaim"`
+	}
+	Context struct {
 		NonRoot bool                  `yaml:"runAsNonRoot"`
 		User    int                   `yaml:"runAsUser"`
 		Seccomp struct{ Type string } `yaml:"seccompProfile"`
@@ -70,6 +87,11 @@ type container struct {
 		Name string
 		Port int `yaml:"containerPort"`
 	}
+	Mounts []struct {
+		Name     string
+		Path     string `yaml:"mountPath"`
+		ReadOnly bool   `yaml:"readOnly"`
+	} `yaml:"volumeMounts"`
 	Context struct {
 		Escalation   *bool `yaml:"allowPrivilegeEscalation"`
 		ReadOnly     bool  `yaml:"readOnlyRootFilesystem"`
@@ -165,8 +187,76 @@ func TestManifests(t *testing.T) {
 				}
 			}
 			checkReferences(t, all, conf)
+			checkArchive(t, all, conf, folder == "k8s/example")
+			checkTraces(t, all, conf)
 		})
 	}
+}
+
+// checkArchive: where settings name a folder for archives, every server has it on a volume that many nodes can mount, and processors may write there;
+// without one there is none.
+func checkArchive(t *testing.T, all []object, s settings, wanted bool) {
+	t.Helper()
+	dir := s.text("archive", "dir")
+	if wanted != (dir != "") {
+		t.Errorf("archive.dir is %q", dir)
+	}
+	shared := make(map[string]bool)
+	for _, o := range all {
+		if o.Kind == "PersistentVolumeClaim" {
+			shared[o.Metadata.Name] = slices.Equal(o.Spec.AccessModes, []string{"ReadWriteMany"})
+		}
+	}
+	for _, o := range all {
+		if o.Kind != "Deployment" {
+			continue
+		}
+		p, writable, found := o.Spec.Template.Spec, false, false
+		for _, m := range p.Containers[0].Mounts {
+			for _, v := range p.Volumes {
+				if m.Name == v.Name && v.Claim.Name != "" && m.Path == dir && shared[v.Claim.Name] {
+					found, writable = true, !m.ReadOnly && !v.Claim.ReadOnly
+				}
+			}
+		}
+		if found != wanted || wanted && writable != strings.HasSuffix(o.Metadata.Name, "processor") {
+			t.Errorf("%s: archives at %q: mounted %v, writable %v", o.Metadata.Name, dir, found, writable)
+		}
+	}
+}
+
+// checkTraces: pods may speak to the collector that the settings name.
+func checkTraces(t *testing.T, all []object, s settings) {
+	t.Helper()
+	traces, _ := s["telemetry"]["traces"].(map[string]any)
+	endpoint, _ := traces["endpoint"].(string)
+	at, err := url.Parse(endpoint)
+	if err != nil || at.Port() == "" {
+		t.Fatalf("telemetry.traces.endpoint is %q", endpoint)
+	}
+	_, namespace, _ := strings.Cut(at.Hostname(), ".")
+	if !opened(all, namespace, at.Port()) {
+		t.Errorf("no network policy opens the way to %s", endpoint)
+	}
+	if opened(all, namespace, "4317") || !opened(all, "clickhouse", "8443") {
+		t.Error("the network policies open other ports than thought")
+	}
+}
+
+// opened reports whether a policy lets pods speak to a port of a namespace.
+func opened(all []object, namespace, port string) bool {
+	for _, o := range all {
+		for _, e := range o.Spec.Egress {
+			for _, to := range e.To {
+				for _, p := range e.Ports {
+					if o.Kind == "NetworkPolicy" && to.Namespace.MatchLabels["kubernetes.io/metadata.name"] == namespace && strconv.Itoa(p.Port) == port {
+						return true
+					}
+				}
+			}
+		}
+	}
+	return false
 }
 
 // settingsOf lays the ConfigMap's file over the defaults.

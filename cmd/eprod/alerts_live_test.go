@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,21 +22,30 @@ import (
 // beside runs a program of the operators' side until the test ends, and shows the end of its output when the test fails.
 func beside(t *testing.T, name string, args ...string) {
 	t.Helper()
-	cmd := exec.Command(name, args...)
+	besideOthers(t, exec.Command(name, args...))
+}
+
+// besideOthers is beside for a command with settings of its own. What the program has started ends with it.
+func besideOthers(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
 	output, err := os.Create(filepath.Join(t.TempDir(), "output"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd.Stdout, cmd.Stderr = output, output
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Setpgid = true
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait()
 		if _, err := output.Seek(0, io.SeekStart); err == nil && t.Failed() {
 			text, _ := io.ReadAll(output)
-			t.Logf("%s:\n%s", filepath.Base(name), text[max(0, len(text)-3000):])
+			t.Logf("%s:\n%s", filepath.Base(cmd.Path), text[max(0, len(text)-3000):])
 		}
 		_ = output.Close()
 	})
@@ -44,10 +54,7 @@ func beside(t *testing.T, name string, args ...string) {
 // adapted writes a file of deploy/ with some of its text replaced; each must be there.
 func adapted(t *testing.T, path, to string, replacements ...string) string {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join("../../deploy", path))
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := deployFile(t, path)
 	for i := 0; i < len(replacements); i += 2 {
 		if !bytes.Contains(content, []byte(replacements[i])) {
 			t.Fatalf("%s does not have %q any more", path, replacements[i])

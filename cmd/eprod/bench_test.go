@@ -452,22 +452,12 @@ func (b *bench) latency() {
 
 // paced sends a wave at a constant rate and returns milliseconds.
 func (b *bench) paced(rule string, rate float64) (p50, p99 float64) {
-	r := newRound(b.tr, rule)
-	took := make([]float64, burstSize)
 	b.open()
+	r := newRound(b.tr, rule)
 	began := time.Now()
-	b.tr.eachOf(b.t, b.tr.people, func(ctx context.Context, i int, p *person) error {
-		due := began.Add(time.Duration(float64(i) / rate * float64(time.Second)))
-		if err := pause(ctx, time.Until(due)); err != nil {
-			return err
-		}
-		err := r.submit(ctx, b.tr, i, p)
-		took[i] = time.Since(due).Seconds() * 1000
-		return err
-	})
+	took := r.paced(b.t, b.tr, rate)
 	b.stored(began, burstSize)
 	b.holds(r)
-	slices.Sort(took)
 	return took[burstSize/2], took[burstSize*99/100]
 }
 

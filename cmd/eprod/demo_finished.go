@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,9 +29,13 @@ type finishedStudy struct {
 	archived bool
 }
 
-// demonstrate brings the demonstration's finished studies to their end in the background, once; what an earlier run has left is taken up.
+// demonstrate lets an answer of the demonstration raise its alerts and brings its finished studies to their end, in the background and once; what
+// an earlier run has left is taken up.
 func (s *server) demonstrate(ctx context.Context) error {
 	if s.config.Demo {
+		if err := s.alertDemo(ctx); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "the demonstration has raised no alert", "error", err)
+		}
 		for _, f := range finishedDemo() {
 			if err := s.finishDemo(ctx, f); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "a study of the demonstration has not come to its end", "error", err)
@@ -45,42 +47,33 @@ func (s *server) demonstrate(ctx context.Context) error {
 }
 
 func (s *server) finishDemo(ctx context.Context, f finishedStudy) error {
-	content, err := os.ReadFile(filepath.Join(s.config.DataDir, "demo.json"))
+	c, d, token, err := s.signedIn(ctx)
 	if err != nil {
 		return err
 	}
-	var d demoFile
-	if err := json.Unmarshal(content, &d); err != nil {
-		return err
-	}
-	c := demoClient{base: s.apiAddress(), http: &http.Client{Timeout: 30 * time.Second}}
-	var staff struct{ AccessToken string }
-	if err := c.call(ctx, "POST", "/api/v1/auth/login", "", map[string]string{"username": d.Staff[0].Username, "password": d.Staff[0].Password}, &staff); err != nil {
-		return err
-	}
-	id, err := c.study(ctx, staff.AccessToken, f.protocol)
+	id, err := c.study(ctx, token, f.protocol)
 	if err != nil {
 		return err
 	}
 	if id == "" {
-		if id, err = s.designFinished(ctx, d.Staff[0].Username, f.protocol, &c); err != nil {
+		if id, err = s.designFinished(ctx, d.Staff[0].Username, f.protocol, c); err != nil {
 			return err
 		}
 	}
 	var lock struct{ State string }
-	if err := c.call(ctx, "GET", "/api/v1/studies/"+id+"/lock", staff.AccessToken, nil, &lock); err != nil {
+	if err := c.call(ctx, "GET", "/api/v1/studies/"+id+"/lock", token, nil, &lock); err != nil {
 		return err
 	}
 	if lock.State == study.Active {
-		err = c.call(ctx, "POST", "/api/v1/studies/"+id+"/lock", staff.AccessToken, map[string]string{"password": d.Staff[0].Password, "reason": "the demonstration's pilot has ended"}, nil)
+		err = c.call(ctx, "POST", "/api/v1/studies/"+id+"/lock", token, map[string]string{"password": d.Staff[0].Password, "reason": "the demonstration's pilot has ended"}, nil)
 	}
 	if err != nil || !f.archived || lock.State == study.Archived {
 		return err
 	}
-	if err := c.locked(ctx, id, staff.AccessToken); err != nil {
+	if err := c.locked(ctx, id, token); err != nil {
 		return err
 	}
-	return c.call(ctx, "POST", "/api/v1/studies/"+id+"/archive", staff.AccessToken, map[string]string{"reason": "the demonstration's pilot is closed out"}, nil)
+	return c.call(ctx, "POST", "/api/v1/studies/"+id+"/archive", token, map[string]string{"reason": "the demonstration's pilot is closed out"}, nil)
 }
 
 // locked waits until a study is locked.
@@ -118,7 +111,7 @@ func (s *server) designFinished(ctx context.Context, admin, protocol string, c *
 		if err != nil {
 			return "", err
 		}
-		if err := c.answer(ctx, outcome.Code, i); err != nil {
+		if err := c.answer(ctx, outcome.Code, "diary", func(id uuid.UUID) map[string]any { return diaryAnswer(id, i) }); err != nil {
 			return "", err
 		}
 	}
@@ -162,6 +155,17 @@ type demoClient struct {
 	http *http.Client
 }
 
+func newDemoClient(base string) *demoClient {
+	return &demoClient{base: base, http: &http.Client{Timeout: 30 * time.Second}}
+}
+
+// login returns an access token of one of the demonstration's staff.
+func (c *demoClient) login(ctx context.Context, who demoStaff) (string, error) {
+	var signed struct{ AccessToken string }
+	err := c.call(ctx, "POST", "/api/v1/auth/login", "", map[string]string{"username": who.Username, "password": who.Password}, &signed)
+	return signed.AccessToken, err
+}
+
 // study returns the id of the study with a protocol number, or "".
 func (c *demoClient) study(ctx context.Context, token, protocol string) (string, error) {
 	var list struct {
@@ -178,22 +182,24 @@ func (c *demoClient) study(ctx context.Context, token, protocol string) (string,
 	return "", nil
 }
 
-// answer signs a participant in, answers the open diary and waits until that is stored.
-func (c *demoClient) answer(ctx context.Context, code string, variant int) error {
+// answer signs a participant in, answers the open task of a rule and waits until that is stored.
+func (c *demoClient) answer(ctx context.Context, code, rule string, response func(id uuid.UUID) map[string]any) error {
 	var tokens struct{ AccessToken string }
 	if err := c.call(ctx, "POST", "/api/v1/auth/activate", "", map[string]string{"code": code}, &tokens); err != nil {
 		return err
 	}
-	var tasks struct{ Items []struct{ ID, State string } }
+	var tasks struct {
+		Items []struct{ ID, Rule, State string }
+	}
 	if err := c.call(ctx, "GET", "/api/v1/me/tasks", tokens.AccessToken, nil, &tasks); err != nil {
 		return err
 	}
 	for _, t := range tasks.Items {
-		if t.State != string(task.Open) {
+		if t.Rule != rule || t.State != string(task.Open) {
 			continue
 		}
 		id := uuid.New()
-		if err := c.call(ctx, "POST", "/api/v1/submissions", tokens.AccessToken, map[string]any{"task": t.ID, "response": diaryAnswer(id, variant)}, nil); err != nil {
+		if err := c.call(ctx, "POST", "/api/v1/submissions", tokens.AccessToken, map[string]any{"task": t.ID, "response": response(id)}, nil); err != nil {
 			return err
 		}
 		return c.stored(ctx, id, tokens.AccessToken)

@@ -28,6 +28,7 @@ type deployment struct {
 	env     []string
 	service string // path of dev/services
 	keepLog bool   // whether processes keep every line of their logs
+	logs    string // folder where each process writes its log besides, or ""
 	dir     string // working folder of the processes; "" is a fresh one each
 }
 
@@ -113,10 +114,12 @@ type process struct {
 	mu      sync.Mutex
 	log     bytes.Buffer
 	keep    bool
-	all     bytes.Buffer // every line, if they are kept
-	lines   int          // of its log
-	words   bool         // its last words have begun, which are for people
-	strange []string     // lines that do not hold to the schema
+	all     bytes.Buffer    // every line, if they are kept
+	file    *os.File        // of every line, or nil
+	mapped  map[string]bool // fields that Elasticsearch takes by the shipped template
+	lines   int             // of its log
+	words   bool            // its last words have begun, which are for people
+	strange []string        // lines that do not hold to the schema
 	exited  chan struct{}
 	err     error // of Wait; valid after exited
 }
@@ -130,7 +133,14 @@ func (d *deployment) start(role string, env ...string) *process {
 // startOn is start with addresses of the public and of the operators' listener.
 func (d *deployment) startOn(listen, ops, role string, env ...string) *process {
 	d.t.Helper()
-	p := &process{exited: make(chan struct{}), keep: d.keepLog}
+	p := &process{exited: make(chan struct{}), keep: d.keepLog, mapped: mappedFields(d.t)}
+	if d.logs != "" {
+		var err error
+		if p.file, err = os.CreateTemp(d.logs, role+"-*.log"); err != nil {
+			d.t.Fatal(err)
+		}
+		d.t.Cleanup(func() { _ = p.file.Close() })
+	}
 	p.cmd = exec.Command(d.binary, "serve", "--role="+role, "--listen="+listen, "--ops-listen="+ops)
 	p.cmd.Env, p.cmd.Dir = append(append([]string{}, d.env...), env...), d.dir
 	if d.dir == "" {
@@ -200,6 +210,11 @@ func (p *process) hold(line []byte) {
 	problems := []error{json.Unmarshal(line, &fields)}
 	if problems[0] == nil {
 		problems = telemetry.Fields(fields)
+		for name := range fields {
+			if !p.mapped[name] && !strings.HasPrefix(name, "labels.") {
+				problems = append(problems, fmt.Errorf("%s: deploy/elasticsearch/template.json does not take it", name))
+			}
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -207,9 +222,38 @@ func (p *process) hold(line []byte) {
 	if p.keep {
 		p.all.Write(append(line, '\n'))
 	}
+	if p.file != nil {
+		if _, err := p.file.Write(append(line, '\n')); err != nil {
+			p.strange = append(p.strange, err.Error())
+		}
+	}
 	if err := errors.Join(problems...); err != nil && len(p.strange) < 10 {
 		p.strange = append(p.strange, fmt.Sprintf("%v in %s", err, line))
 	}
+}
+
+// mappedFields returns the fields of the shipped template, which is strict.
+func mappedFields(t *testing.T) map[string]bool {
+	t.Helper()
+	var file struct {
+		Template struct {
+			Mappings struct {
+				Dynamic    string
+				Properties map[string]any
+			}
+		}
+	}
+	if err := json.Unmarshal(deployFile(t, "elasticsearch/template.json"), &file); err != nil {
+		t.Fatal(err)
+	}
+	if file.Template.Mappings.Dynamic != "strict" {
+		t.Fatal("the template is not strict")
+	}
+	names := make(map[string]bool)
+	for name := range file.Template.Mappings.Properties {
+		names[name] = true
+	}
+	return names
 }
 
 // everything returns the whole log of a process that keeps it.

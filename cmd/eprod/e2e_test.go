@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -88,6 +89,24 @@ func (r *round) submit(ctx context.Context, tr *trial, i int, p *person) error {
 	}
 	r.accepted[i] = sent{id: a.text("id"), uuid: one.id, sha256: a.text("sha256"), task: p.tasks[r.rule], body: one.response, tries: tries}
 	return nil
+}
+
+// paced submits everybody's answer at a constant rate and returns how long each took from when it was due, in milliseconds, shortest first.
+func (r *round) paced(t *testing.T, tr *trial, rate float64) []float64 {
+	t.Helper()
+	took := make([]float64, len(tr.people))
+	began := time.Now()
+	tr.each(t, func(ctx context.Context, i int, p *person) error {
+		due := began.Add(time.Duration(float64(i) / rate * float64(time.Second)))
+		if err := pause(ctx, time.Until(due)); err != nil {
+			return err
+		}
+		err := r.submit(ctx, tr, i, p)
+		took[i] = time.Since(due).Seconds() * 1000
+		return err
+	})
+	slices.Sort(took)
+	return took
 }
 
 // TestSubmissionPath runs the whole path on the real services: two api and two processor processes, bursts of 5,000 with and

@@ -12,8 +12,11 @@ import (
 	"github.com/eprod/eprod/internal/submission"
 )
 
-// riskGroup is the consumer group of the assessments.
-const riskGroup = "risk"
+// The consumer groups of the assessments: one for what was stored, one for what waits for the sponsor's model.
+const (
+	riskGroup     = "risk"
+	riskHTTPGroup = "risk-http"
+)
 
 // riskSettings are risk.Config and the secret that belongs to it.
 type riskSettings struct {
@@ -33,7 +36,8 @@ func (s *server) openRisk() {
 	models := map[string]risk.Assessor{risk.ModelRules: risk.RuleModel{}}
 	if c.HTTP.URL != "" {
 		client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-		models[risk.ModelHTTP] = &risk.Remote{URL: c.HTTP.URL, Token: string(c.HTTPToken), Name: risk.Model{Name: c.HTTP.Model, Version: c.HTTP.Version}, Client: client, Timeout: c.HTTP.Timeout}
+		models[risk.ModelHTTP] = &risk.Remote{URL: c.HTTP.URL, Token: string(c.HTTPToken), Name: risk.Model{Name: c.HTTP.Model, Version: c.HTTP.Version}, Client: client, Timeout: c.HTTP.Timeout,
+			Breaker: limit.NewBreaker("the risk model", c.Breaker, limit.Announce("risk", s.metrics.Health, s.log))}
 	}
 	// Without the shared limits every process would have a rate of its own.
 	shared := limit.NewBreaker("the shared limits", s.config.Limits.Breaker, limit.Announce("risk_limits", s.metrics.Health, s.log))
@@ -42,16 +46,29 @@ func (s *server) openRisk() {
 		OnAlone: func() { s.metrics.Limits.LimitedAlone("risk") }})
 	s.risk.service = &risk.Service{Store: store, Catalog: s.catalog, People: s.profiles, Guard: s.guard, IDs: s.ids, Now: time.Now, Remote: c.HTTP.URL != ""}
 	s.risk.consumer = risk.NewConsumer(c.Config, risk.Parts{Store: store, Catalog: s.catalog, People: s.profiles, Responses: s.submissions, Models: models, Rate: rate,
-		Breaker: limit.NewBreaker("the risk model", c.Breaker, limit.Announce("risk", s.metrics.Health, s.log)), Index: s.keyring, Intake: s.keyring.Intake(), IDs: s.ids,
-		Now: time.Now, Meter: s.metrics.Alerts, Logger: s.log})
+		Log: s.producer, Index: s.keyring, Intake: s.keyring.Intake(), IDs: s.ids, Now: time.Now, Meter: s.metrics.Alerts, Logger: s.log})
 }
 
 // assess assesses what was stored, at its own rate, until ctx ends.
 func (s *server) assess(ctx context.Context) error {
-	cc := kafka.DefaultConsumerConfig(riskGroup, submission.Events)
+	return s.assessFrom(ctx, riskGroup, submission.Events, s.risk.consumer.Handle)
+}
+
+// assessByHTTP asks the sponsor's model, at its own rate, until ctx ends. Where none is set up it leaves what waits for one to other
+// processes.
+func (s *server) assessByHTTP(ctx context.Context) error {
+	if s.config.Risk.HTTP.URL == "" {
+		<-ctx.Done()
+		return nil
+	}
+	return s.assessFrom(ctx, riskHTTPGroup, risk.HTTPTopic, s.risk.consumer.HandleHTTP)
+}
+
+func (s *server) assessFrom(ctx context.Context, group, topic string, handle kafka.Handler) error {
+	cc := kafka.DefaultConsumerConfig(group, topic)
 	cc.MaxRows, cc.HandlerTimeout = s.config.Risk.Batch, s.config.Risk.Timeout
 	cc.Failing = func(topic string, partition int32, err error) {
 		s.log.WarnContext(ctx, "assessments wait", "topic", topic, "partition", partition, "error", err)
 	}
-	return kafka.Consume(ctx, s.kafka, s.dial, cc, s.risk.consumer.Handle, s.log)
+	return kafka.Consume(ctx, s.kafka, s.dial, cc, handle, s.log)
 }

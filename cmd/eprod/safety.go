@@ -29,19 +29,24 @@ type alerting struct {
 func (s *server) openSafety() {
 	store := &safety.Store{Meta: s.meta, Shards: s.shards, Mutable: study.Mutable}
 	book := safety.NewBook(store, s.config.Safety.RulesTTL, time.Now)
-	raiser := &safety.Raiser{Store: store, IDs: s.ids, Now: time.Now}
+	raiser := &safety.Raiser{Store: store, Receipts: s.submissions, IDs: s.ids, Now: time.Now, Meter: s.metrics.Alerts, Logger: s.log}
 	intake := s.keyring.Intake()
 	s.safety.service = &safety.Service{Store: store, Catalog: s.catalog, People: s.profiles, Guard: s.guard, Sealer: intake, IDs: s.ids, Now: time.Now}
-	s.safety.watch = safety.NewWatch(s.config.Safety, safety.Parts{Book: book, People: s.profiles, Log: s.producer, Raiser: raiser, Partitions: s.kafka.Partitions,
+	s.safety.watch = safety.NewWatch(s.config.Safety, safety.Parts{Book: book, People: s.profiles, Log: s.producer, Breaker: s.breaker, Raiser: raiser, Partitions: s.kafka.Partitions,
 		Meter: s.metrics.Alerts, Logger: s.log})
 	s.safety.escalator = safety.NewEscalator(s.config.Safety, safety.EscalatorParts{Store: store, Catalog: s.catalog, People: s.profiles, Messenger: staffMessages{s.messages},
 		Sealer: intake, IDs: s.ids, Now: time.Now, Logger: s.log})
-	s.safety.consumer = &safety.Consumer{Book: book, Catalog: s.catalog, People: s.profiles, Responses: s.submissions, Raiser: raiser, Intake: intake, Meter: s.metrics.Alerts, Logger: s.log}
-	s.safety.urgent = &safety.UrgentConsumer{People: s.profiles, Raiser: raiser, Receipts: s.submissions, Meter: s.metrics.Alerts, Logger: s.log}
+	s.safety.consumer = &safety.Consumer{Book: book, Catalog: s.catalog, People: s.profiles, Responses: s.submissions, Raiser: raiser, Intake: intake, Logger: s.log}
+	s.safety.urgent = &safety.UrgentConsumer{People: s.profiles, Raiser: raiser, Logger: s.log}
 }
 
 // staffMessages tells staff of alerts by every address that they have.
-type staffMessages struct{ messages *notify.Service }
+type staffMessages struct {
+	// messages writes a message down and sends it; the same purpose again sends nothing.
+	messages interface {
+		Send(ctx context.Context, r notify.Request) (notify.Status, error)
+	}
+}
 
 // Tell implements safety.Messenger.
 func (m staffMessages) Tell(ctx context.Context, t safety.Told) error {
@@ -54,17 +59,16 @@ func (m staffMessages) Tell(ctx context.Context, t safety.Told) error {
 			continue
 		}
 		request.Channel, request.To, request.Purpose = channel, to, t.Purpose+"/"+string(channel)
-		if _, err := m.messages.Send(ctx, request); err != nil {
-			if errs.KindOf(err) == errs.Unavailable || errs.KindOf(err) == errs.Overloaded {
-				return err
-			}
+		_, err := m.messages.Send(ctx, request)
+		switch {
+		case err == nil:
+			told++
+		case failed == nil || errs.Permanent(failed):
 			failed = err
-			continue
 		}
-		told++
 	}
-	if told > 0 {
-		return nil
+	if told > 0 && errs.Permanent(failed) {
+		return nil // one address is enough, unless the other will take it later
 	}
 	return failed
 }

@@ -13,55 +13,76 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 )
 
-// TestSafety: an urgent alert overtakes what waits for the processors; each submission raises each alert once, however often it is sent
-// and however often its consumers die; staff see, acknowledge and resolve.
+// TestSafety: an urgent alert overtakes what waits for the processors; each submission raises each alert once, however often and by however
+// many ways at once it is sent, and however often the processes that raise alerts die at it; staff see, acknowledge and resolve.
 func TestSafety(t *testing.T) {
-	crowd, kills, within := 1000, 2, 15*time.Second // the machine may be busy; the long run is held to what is promised
+	crowd, backlog, kills, storms, storm, within := 500, 2, 2, 1, 200, 15*time.Second // the machine may be busy; the long run is held to what is promised
 	if os.Getenv("EPROD_TEST_LONG") != "" {
-		crowd, kills, within = 20_000, 20, 5*time.Second
+		crowd, backlog, kills, storms, storm, within = 20_000, 10, 20, 4, 2000, 5*time.Second
+	}
+	rules := []string{"urgent"}
+	for i := range backlog {
+		rules = append(rules, fmt.Sprintf("backlog%d", i))
 	}
 	d := newDeployment(t)
-	api1, api2 := d.start("api"), d.start("api")
-	tr := newTrial(t, d, crowd, []string{"backlog", "urgent"}, api1.api, api2.api)
-	v := newVerifier(t, d, tr)
-	a := &alarms{tr: tr, d: d}
+	apis := []*process{d.start("api"), d.start("api")}
+	tr := newTrial(t, d, crowd, rules, apis[0].api, apis[1].api)
+	a := &alarms{tr: tr, d: d, v: newVerifier(t, d, tr)}
 	a.publish(t)
 
-	r := newRound(tr, "backlog") // no processor runs: all of it waits
-	tr.each(t, func(ctx context.Context, i int, p *person) error { return r.submit(ctx, tr, i, p) })
-	var slowest atomic.Int64
-	few := tr.people[:20]
-	tr.over(t, 4, few, func(ctx context.Context, i int, p *person) error {
-		took, err := a.urgent(ctx, i, p)
-		if int64(took) > slowest.Load() {
-			slowest.Store(int64(took))
-		}
-		return err
-	})
-	if took := time.Duration(slowest.Load()); took > within {
-		t.Errorf("an urgent alert came %v after its 202", took)
+	for _, rule := range rules[1:] { // no processor runs: all of it waits
+		r := newRound(tr, rule)
+		tr.each(t, func(ctx context.Context, i int, p *person) error { return r.submit(ctx, tr, i, p) })
 	}
-	t.Logf("%d submissions wait; the slowest of %d urgent alerts came %v after its 202", crowd, len(few), time.Duration(slowest.Load()).Round(time.Millisecond))
+	a.signIn(t)
+	few := tr.people[:20]
+	a.inTime(t, few, within, crowd*backlog)
+	grave := len(few)
+	hit := 0
+	for i := range storms {
+		hit += a.stormed(t, apis, i%len(apis), tr.people[grave:grave+storm])
+		grave += storm
+	}
+	if hit == 0 {
+		t.Errorf("none of %d apis was killed while urgent findings waited", storms)
+	}
 
 	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
-	for range kills {
+	all := crowd*backlog + grave
+	for i := range kills {
+		since, more := a.youngest(t), 1+random.IntN(min(500, all/(2*kills)))
 		p := d.start("processor")
-		if err := pause(t.Context(), time.Duration(200+random.IntN(1500))*time.Millisecond); err != nil {
-			t.Fatal(err)
-		}
+		began := time.Now()
+		a.until(t, "any", since, more, 3*time.Minute)
 		_ = p.cmd.Process.Kill()
 		<-p.exited
+		n := a.count(t, "any", 0)
+		if n == all {
+			t.Errorf("kill %d hit a processor that had nothing to do", i)
+		}
+		t.Logf("a processor was killed at %d of %d alerts, when it had raised %d, after %v", n, all, a.count(t, "any", since), time.Since(began).Round(time.Millisecond))
 	}
 	d.start("processor")
-	a.everyOnce(t, v, crowd, len(few))
+	a.everyOnce(t, all, grave)
+	a.signIn(t)
 	a.handled(t)
 }
 
 type alarms struct {
 	tr *trial
 	d  *deployment
+	v  *verifier
+}
+
+// signIn gives staff a new access token: a long run outlives the first.
+func (a *alarms) signIn(t *testing.T) {
+	t.Helper()
+	name := fmt.Sprintf("safety-%d", time.Now().UnixNano())
+	a.d.runInput(edgePassword+"\n", "user", "add", "--username", name, "--role", "administrator", "--password-stdin")
+	a.tr.staff.token = a.tr.staff.must(t, 200, "POST", "/api/v1/auth/login", map[string]string{"username": name, "password": edgePassword}).text("accessToken")
 }
 
 func (a *alarms) path(suffix string) string { return "/api/v1/studies/" + a.tr.study + suffix }
@@ -83,18 +104,64 @@ func (a *alarms) publish(t *testing.T) {
 	}
 }
 
-// urgent submits a grave answer five times, and returns how long after the first 202 its alert was there.
-func (a *alarms) urgent(ctx context.Context, i int, p *person) (time.Duration, error) {
+// grave is an answer that the urgent rule fits.
+func (a *alarms) grave(p *person) (uuid.UUID, []byte) {
 	id := uuid.New()
 	body := strings.Replace(string(burstResponse(id, "1.0.0", time.Now().Format(time.RFC3339), "")), `{"linkId":"q01","text":"Symptom 1 today, 0 to 10","answer":[{"valueInteger":1}]}`,
 		`{"linkId":"q01","answer":[{"valueInteger":10}]}`, 1)
-	for range 5 {
-		answered, _, err := a.tr.submit(ctx, i, p, envelopeOf(p.tasks["urgent"], []byte(body)))
-		if err != nil || answered.Status != 202 {
-			return 0, fmt.Errorf("%d %s %w", answered.Status, answered.Raw, err)
+	return id, envelopeOf(p.tasks["urgent"], []byte(body))
+}
+
+// inTime holds the way from the first 202 to the alert against a bound, while so many submissions wait and none is stored.
+func (a *alarms) inTime(t *testing.T, few []*person, within time.Duration, waiting int) {
+	t.Helper()
+	var slowest atomic.Int64
+	a.tr.over(t, 4, few, func(ctx context.Context, i int, p *person) error {
+		if err := a.tr.fresh(ctx, i, p); err != nil {
+			return err
 		}
+		took, err := a.urgent(ctx, i, p)
+		for was := slowest.Load(); int64(took) > was && !slowest.CompareAndSwap(was, int64(took)); was = slowest.Load() {
+		}
+		return err
+	})
+	took := time.Duration(slowest.Load()).Round(time.Millisecond)
+	if took > within {
+		t.Errorf("an urgent alert came %v after its first 202", took)
 	}
-	accepted := time.Now()
+	if rows := a.v.rows(t); rows.Responses != 0 {
+		t.Errorf("%d of the submissions that should wait are stored", rows.Responses)
+	}
+	t.Logf("%d submissions wait; the slowest of %d urgent alerts came %v after its first 202", waiting, len(few), took)
+}
+
+// urgent submits a grave answer five times, in turn to both processes and every second time to both at once, and returns how long after
+// the first 202 its alert was there.
+func (a *alarms) urgent(ctx context.Context, i int, p *person) (time.Duration, error) {
+	id, body := a.grave(p)
+	send := func(nth int) error {
+		answered, _, err := a.tr.submit(ctx, i+nth, p, body)
+		if err != nil || answered.Status != 202 {
+			return fmt.Errorf("copy %d: %d %s %w", nth, answered.Status, answered.Raw, err)
+		}
+		return nil
+	}
+	var first atomic.Int64
+	var copies errgroup.Group
+	if i%2 == 1 {
+		copies.SetLimit(1)
+	}
+	for nth := range 5 {
+		copies.Go(func() error {
+			err := send(nth)
+			first.CompareAndSwap(0, time.Now().UnixNano())
+			return err
+		})
+	}
+	if err := copies.Wait(); err != nil {
+		return 0, err
+	}
+	accepted := time.Unix(0, first.Load())
 	for time.Since(accepted) < time.Minute {
 		list, err := a.tr.staff.do(ctx, i, "GET", a.path("/alerts?state=open&rule=grave&limit=500"), a.tr.staff.token, nil)
 		if err != nil || list.Status != 200 {
@@ -110,14 +177,100 @@ func (a *alarms) urgent(ctx context.Context, i int, p *person) (time.Duration, e
 	return 0, fmt.Errorf("no alert within a minute")
 }
 
-// everyOnce waits until each submission has its alerts, once, and each alert says that its submission is stored.
-func (a *alarms) everyOnce(t *testing.T, v *verifier, crowd, few int) {
+// stormed lets people submit grave answers, kills an api in the middle of it and starts it again at its address. It returns 1 if findings
+// waited for their alerts then, else 0: there is no processor, so the apis alone raise them.
+func (a *alarms) stormed(t *testing.T, apis []*process, victim int, people []*person) int {
 	t.Helper()
-	want := map[string]int{"any": crowd + few, "grave": few}
-	eventually(t, 5*time.Minute, func() string {
+	before := a.count(t, "grave", 0)
+	var accepted atomic.Int64
+	killed := make(chan int)
+	go func() {
+		waiting := 0
+		for raised := 0; t.Context().Err() == nil && (raised == 0 || waiting <= 0) && int(accepted.Load()) < len(people)/2; {
+			waiting = int(accepted.Load()) // before the look: what is accepted meanwhile may be raised already
+			raised = a.count(t, "grave", 0) - before
+			waiting -= raised
+		}
+		_ = apis[victim].cmd.Process.Kill()
+		<-apis[victim].exited
+		killed <- waiting
+	}()
+	a.tr.over(t, 50, people, func(ctx context.Context, i int, p *person) error {
+		if err := a.tr.fresh(ctx, victim+1, p); err != nil {
+			return err
+		}
+		_, body := a.grave(p)
+		answered, _, err := a.tr.submit(ctx, i, p, body)
+		if err != nil || answered.Status != 202 {
+			return fmt.Errorf("%d %s %w", answered.Status, answered.Raw, err)
+		}
+		accepted.Add(1)
+		return nil
+	})
+	waiting := <-killed
+	t.Logf("an api was killed while %d urgent findings waited", waiting)
+	apis[victim] = a.d.startOn(strings.TrimPrefix(apis[victim].api, "http://"), "127.0.0.1:0", "api")
+	if waiting <= 0 {
+		return 0
+	}
+	return 1
+}
+
+// count returns how many alerts of a rule there are with ids above since.
+func (a *alarms) count(t *testing.T, rule string, since int64) int {
+	n := 0
+	for _, shard := range a.v.shards {
+		var here int
+		if err := shard.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM alert WHERE study_id = ? AND id > ? AND rule = ?", a.tr.study, since, rule).Scan(&here); err != nil {
+			t.Error(err)
+		}
+		n += here
+	}
+	return n
+}
+
+// youngest returns the largest id of the study's alerts.
+func (a *alarms) youngest(t *testing.T) int64 {
+	t.Helper()
+	var youngest int64
+	for _, shard := range a.v.shards {
+		var id int64
+		if err := shard.QueryRowContext(t.Context(), "SELECT COALESCE(MAX(id), 0) FROM alert WHERE study_id = ?", a.tr.study).Scan(&id); err != nil {
+			t.Fatal(err)
+		}
+		youngest = max(youngest, id)
+	}
+	return youngest
+}
+
+// until waits until a rule has n alerts with ids above since. It looks often, for a small backlog passes quickly, but for a tenth of the
+// time at most.
+func (a *alarms) until(t *testing.T, rule string, since int64, n int, limit time.Duration) {
+	t.Helper()
+	for began := time.Now(); ; {
+		looked := time.Now()
+		is := a.count(t, rule, since)
+		if is >= n {
+			return
+		}
+		if time.Since(began) > limit {
+			t.Fatalf("%d alerts of rule %s after %v, want %d", is, rule, limit, n)
+		}
+		if err := pause(t.Context(), max(10*time.Millisecond, 9*time.Since(looked))); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// everyOnce waits until each submission has its alerts, once, and each alert says that its submission is stored.
+func (a *alarms) everyOnce(t *testing.T, all, grave int) {
+	t.Helper()
+	want := map[string]int{"any": all, "grave": grave}
+	a.until(t, "any", 0, all, 2*time.Minute+time.Duration(all)*10*time.Millisecond)
+	eventually(t, 2*time.Minute, func() string {
 		for rule, n := range want {
 			rows, different, stored := 0, 0, 0
-			for _, shard := range v.shards {
+			for _, shard := range a.v.shards {
 				var x, y, z int
 				err := shard.QueryRowContext(t.Context(), "SELECT COUNT(*), COUNT(DISTINCT submission), COALESCE(SUM(submission_state = 'stored'), 0) FROM alert WHERE study_id = ? AND rule = ?", a.tr.study, rule).Scan(&x, &y, &z)
 				if err != nil {

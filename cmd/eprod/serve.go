@@ -22,6 +22,7 @@ import (
 	"github.com/eprod/eprod/internal/limit"
 	"github.com/eprod/eprod/internal/outbox"
 	"github.com/eprod/eprod/internal/processor"
+	"github.com/eprod/eprod/internal/risk"
 	"github.com/eprod/eprod/internal/safety"
 	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/submission"
@@ -87,6 +88,7 @@ func (s *server) consumers() []consumer {
 		{"cache invalidation", worker, kafka.Group{Name: invalidationGroup, Topic: cache.Topic}, s.invalidate},
 		s.follower("alerts", worker, kafka.Group{Name: safetyGroup, Topic: submission.Events}, s.safety.consumer.Handle),
 		{"risk assessment", worker, kafka.Group{Name: riskGroup, Topic: submission.Events}, s.assess},
+		{"risk assessment by HTTP", worker, kafka.Group{Name: riskHTTPGroup, Topic: risk.HTTPTopic}, s.assessByHTTP},
 		// Beside the doors as well, because the processors may be the ones that are down.
 		s.follower("urgent alerts", both, kafka.Group{Name: urgentGroup, Topic: safety.UrgentTopic}, s.safety.urgent.Handle),
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/eprod/eprod/internal/growth"
 	"github.com/eprod/eprod/internal/kafka"
 	"github.com/eprod/eprod/internal/keyring"
+	"github.com/eprod/eprod/internal/risk"
 	"github.com/eprod/eprod/internal/safety"
 	"github.com/eprod/eprod/internal/submission"
 	"github.com/eprod/eprod/internal/telemetry"
@@ -227,7 +228,8 @@ func (s *stores) migrate(ctx context.Context) error {
 // topics makes the topics of the log. Records are kept for ever: what was accepted can always be accounted for.
 func (s *stores) topics(ctx context.Context) error {
 	config := map[string]string{"retention.ms": "-1"}
-	return kafka.EnsureTopics(ctx, s.kafka, s.dial, []kafka.Topic{{Name: submission.Topic, Config: config}, {Name: submission.DeadTopic, Config: config}, {Name: submission.Events}, {Name: safety.UrgentTopic}, {Name: cache.Topic}})
+	return kafka.EnsureTopics(ctx, s.kafka, s.dial, []kafka.Topic{{Name: submission.Topic, Config: config}, {Name: submission.DeadTopic, Config: config}, {Name: submission.Events}, {Name: safety.UrgentTopic},
+		{Name: risk.HTTPTopic, Config: config}, {Name: cache.Topic}})
 }
 
 // schema refuses to go on with a schema that is older than this program.

@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/eprod/eprod/internal/web"
 )
 
 // ClickHouseConfig says where the researchers' files are loaded besides the folder. Start from DefaultClickHouse.
@@ -46,7 +48,7 @@ func (c ClickHouseConfig) Validate() error {
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "":
 		problems = append(problems, errors.New("url: must look like https://host:8443, without an account"))
-	case u.Scheme == "http" && !c.PlainHTTP && !loopback(u.Hostname()):
+	case web.InTheClear(u) && !c.PlainHTTP:
 		problems = append(problems, errors.New("url: http:// would send health data in the clear: use https://, or set plainHttp for a network that encrypts by itself"))
 	}
 	if !plainName.MatchString(c.Database) {
@@ -59,11 +61,6 @@ func (c ClickHouseConfig) Validate() error {
 		problems = append(problems, fmt.Errorf("timeout: %v: must be 1s or more", c.Timeout))
 	}
 	return errors.Join(problems...)
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // ClickHouse loads files into a server by its HTTP interface. It is safe for concurrent use.

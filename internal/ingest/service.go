@@ -204,6 +204,7 @@ func (s *Service) take(ctx context.Context, who auth.Principal, e *envelope, rec
 	}
 	receipt, err := s.keep(ctx, &record)
 	if err == nil && s.Urgent != nil {
+		record.Trace = trace.Header(ctx)
 		s.Urgent.Accepted(&record, definition, e.response)
 	}
 	return receipt, err

@@ -16,10 +16,9 @@ type Group struct{ Name, Topic string }
 type Behind struct {
 	Group     Group
 	Partition int32
+	Next      int64     // offset of the first record that is not finished
 	Records   int64     // not finished
 	Oldest    time.Time // when the first of them was sent; zero where there is none, or nobody asked
-
-	next int64 // offset of the first of them
 }
 
 // Lag returns how far groups are behind, one entry per partition. For the groups in oldest it also reads the first record that each
@@ -75,7 +74,7 @@ func lag(client sarama.Client, admin sarama.ClusterAdmin, prefix string, g Group
 			at, ok = starts[p]
 		}
 		if known && ok {
-			out = append(out, Behind{Group: g, Partition: p, Records: max(0, end-at), next: at})
+			out = append(out, Behind{Group: g, Partition: p, Records: max(0, end-at), Next: at})
 		}
 	}
 	return out, errors.Join(problems...)
@@ -120,7 +119,7 @@ func first(client sarama.Client, prefix string, list []Behind) error {
 	for i := range list {
 		if b := &list[i]; b.Records > 0 {
 			var err error
-			b.Oldest, err = sentAt(client, prefix+b.Group.Topic, b.Partition, b.next)
+			b.Oldest, err = sentAt(client, prefix+b.Group.Topic, b.Partition, b.Next)
 			problems = append(problems, err)
 		}
 	}

@@ -75,18 +75,22 @@ const (
 
 // Gauge shows the states of breakers.
 type Gauge interface {
-	// Breaker shows a breaker's state under a label: "closed", "half-open" or "open". It must be quick and safe for concurrent use.
-	Breaker(label, state string)
+	// Breaker shows a breaker under a label. State returns what it thinks at that moment, "closed", "half-open" or "open": ask it whenever
+	// somebody looks, for an open breaker that nobody calls becomes half-open by time alone. State is quick and safe for concurrent use.
+	Breaker(label string, state func() string)
 }
 
-// Announce returns what NewBreaker takes as onChange: each change goes to the gauge and, as a warning, to the log. It shows the breaker
-// closed at once, so that a breaker which never opens is seen as well.
-func Announce(label string, gauge Gauge, log *slog.Logger) func(name string, from, to State) {
-	gauge.Breaker(label, string(Closed))
-	return func(_ string, from, to State) {
-		gauge.Breaker(label, string(to))
-		log.Warn("breaker changed", "breaker", label, "from", string(from), "to", string(to))
-	}
+// Announcement says how operators see a breaker.
+type Announcement struct {
+	label string
+	gauge Gauge
+	log   *slog.Logger
+}
+
+// Announce returns what NewBreaker takes to have a breaker seen: the gauge shows its state from the beginning, so that a breaker which never
+// opens is seen as well, and each change goes to the log as a warning.
+func Announce(label string, gauge Gauge, log *slog.Logger) *Announcement {
+	return &Announcement{label, gauge, log}
 }
 
 // Breaker keeps callers from waiting for a dependency that is down. Safe for concurrent use.
@@ -97,9 +101,9 @@ type Breaker struct {
 	cb      *gobreaker.CircuitBreaker[struct{}]
 }
 
-// NewBreaker returns a closed breaker. The name appears in refusals, so it must be fit for clients ("the intake log"). OnChange may be
-// nil; it runs under the breaker's lock, so it must be quick and must not call the breaker.
-func NewBreaker(name string, cfg BreakerConfig, onChange func(name string, from, to State)) *Breaker {
+// NewBreaker returns a closed breaker. The name appears in refusals, so it must be fit for clients ("the intake log"). Operators see nothing of
+// it where announced is nil.
+func NewBreaker(name string, cfg BreakerConfig, announced *Announcement) *Breaker {
 	settings := gobreaker.Settings{
 		Name:         name,
 		MaxRequests:  uint32(max(1, cfg.Probes)),
@@ -113,10 +117,16 @@ func NewBreaker(name string, cfg BreakerConfig, onChange func(name string, from,
 		},
 		IsExcluded: excluded,
 	}
-	if onChange != nil {
-		settings.OnStateChange = func(name string, from, to gobreaker.State) { onChange(name, State(from.String()), State(to.String())) }
+	if announced != nil {
+		settings.OnStateChange = func(_ string, from, to gobreaker.State) {
+			announced.log.Warn("breaker changed", "breaker", announced.label, "from", from.String(), "to", to.String())
+		}
 	}
-	return &Breaker{name: name, timeout: cfg.CallTimeout, openFor: cfg.OpenFor, cb: gobreaker.NewCircuitBreaker[struct{}](settings)}
+	b := &Breaker{name: name, timeout: cfg.CallTimeout, openFor: cfg.OpenFor, cb: gobreaker.NewCircuitBreaker[struct{}](settings)}
+	if announced != nil {
+		announced.gauge.Breaker(announced.label, func() string { return string(b.State()) })
+	}
+	return b
 }
 
 // callerLeft marks an error that says nothing about the dependency, because its caller cancelled or had no patience.

@@ -11,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/eprod/eprod/internal/errs"
@@ -27,8 +26,7 @@ func breakerConfig() limit.BreakerConfig {
 
 func TestBreakerOpensProbesAndCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var changes []string
-		b := limit.NewBreaker("the log", breakerConfig(), func(_ string, from, to limit.State) { changes = append(changes, string(from)+" "+string(to)) })
+		b := limit.NewBreaker("the log", breakerConfig(), nil)
 		broken := errors.New("broken")
 		fail := func(context.Context) error { return broken }
 		for range 3 {
@@ -45,9 +43,6 @@ func TestBreakerOpensProbesAndCloses(t *testing.T) {
 		time.Sleep(5*time.Second + 1) // synctest's clock
 		if err := b.Do(t.Context(), func(context.Context) error { return nil }); err != nil || b.State() != limit.Closed {
 			t.Fatalf("%v %s", err, b.State())
-		}
-		if diff := cmp.Diff([]string{"closed open", "open half-open", "half-open closed"}, changes); diff != "" {
-			t.Error(diff)
 		}
 	})
 }
@@ -171,7 +166,7 @@ func TestBreakerWindow(t *testing.T) {
 	})
 }
 
-// TestAnnounce: the state is in /metrics and every change in the log.
+// TestAnnounce: /metrics shows the state of the moment, and the log every change.
 func TestAnnounce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		metrics := telemetry.NewMetrics()
@@ -191,6 +186,7 @@ func TestAnnounce(t *testing.T) {
 		}
 		shown("2")
 		time.Sleep(5*time.Second + 1)
+		shown("1") // though nobody has called
 		_ = b.Do(t.Context(), func(context.Context) error { shown("1"); return nil })
 		shown("0")
 		for _, want := range []string{"level=WARN", "breaker=log", "from=closed to=open", "from=open to=half-open", "from=half-open to=closed"} {

@@ -257,10 +257,8 @@ func TestMailThroughTheService(t *testing.T) {
 		if n := len(o.arrived()) - before; n != 2 {
 			t.Errorf("%d mails, want 2", n)
 		}
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if !slices.Contains(w.states, "email_smtp closed") {
-			t.Errorf("breakers: %v", w.states)
+		if state := w.breaker("email_smtp"); state != "closed" {
+			t.Errorf("the breaker of the mail server is %q", state)
 		}
 	}, newSMTP(t, o.config, o.roots))
 }

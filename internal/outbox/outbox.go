@@ -78,10 +78,18 @@ func Add(tx *gorm.DB, events ...Event) error {
 	return nil
 }
 
-// Before returns how many rows of a database still wait that were written at or before an instant.
-func Before(ctx context.Context, d *db.DB, at time.Time) (int64, error) {
+// Last returns the greatest id of the rows that a database has now; 0 where none waits. What is committed has an id up to it, whoever's
+// clock it was written by.
+func Last(ctx context.Context, d *db.DB) (int64, error) {
+	var id int64
+	err := d.Read(ctx).Raw("SELECT COALESCE(MAX(id), 0) FROM outbox").Scan(&id).Error
+	return id, db.Error("outbox", err)
+}
+
+// UpTo returns how many rows of a database still wait whose ids are not above one.
+func UpTo(ctx context.Context, d *db.DB, id int64) (int64, error) {
 	var n int64
-	err := d.Read(ctx).Table("outbox").Where("created_at <= ?", db.Micros(at)).Count(&n).Error
+	err := d.Read(ctx).Table("outbox").Where("id <= ?", id).Count(&n).Error
 	return n, db.Error("outbox", err)
 }
 

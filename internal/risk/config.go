@@ -7,17 +7,18 @@ import (
 	"time"
 
 	"github.com/eprod/eprod/internal/limit"
+	"github.com/eprod/eprod/internal/web"
 )
 
 // Config bounds assessing.
 type Config struct {
-	Rate       float64             `koanf:"rate"`       // assessments a second of all processes together
+	Rate       float64             `koanf:"rate"`       // assessments a second of each model, of all processes together
 	Burst      int                 `koanf:"burst"`      // at once after a pause
 	Batch      int                 `koanf:"batch"`      // events of one batch: at the rate above, all partitions' batches must fit into timeout
 	Timeout    time.Duration       `koanf:"timeout"`    // for one batch; then it is begun anew, and what is done stays done
 	History    int                 `koanf:"history"`    // earlier responses that a model sees
 	SettingTTL time.Duration       `koanf:"settingTtl"` // how old a process' view of a study's setting may be
-	Breaker    limit.BreakerConfig `koanf:"breaker"`    // around the model
+	Breaker    limit.BreakerConfig `koanf:"breaker"`    // around the model behind HTTP
 	HTTP       HTTPConfig          `koanf:"http"`
 }
 
@@ -27,6 +28,8 @@ type HTTPConfig struct {
 	Model   string        `koanf:"model"`   // name that must answer
 	Version string        `koanf:"version"` // version that must answer
 	Timeout time.Duration `koanf:"timeout"` // for one answer
+
+	PlainHTTP bool `koanf:"plainHttp"` // allow http:// to another machine
 }
 
 // DefaultConfig returns ten assessments a second.
@@ -60,8 +63,11 @@ func (c Config) Validate() error {
 	if c.HTTP.URL == "" {
 		return errors.Join(problems...)
 	}
-	if u, err := url.Parse(c.HTTP.URL); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-		bad("http.url: must be an address such as https://model.example.org/assess")
+	switch u, err := url.Parse(c.HTTP.URL); {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil:
+		bad("http.url: must be an address such as https://model.example.org/assess, without an account")
+	case web.InTheClear(u) && !c.HTTP.PlainHTTP:
+		bad("http.url: http:// would send scores in the clear: use https://, or set http.plainHttp for a network that encrypts by itself")
 	}
 	if c.HTTP.Model == "" || c.HTTP.Version == "" || len(c.HTTP.Model) > 64 || len(c.HTTP.Version) > 64 {
 		bad("http.model, http.version: must name the model that answers, in at most 64 bytes each")

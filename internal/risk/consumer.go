@@ -22,6 +22,7 @@ import (
 	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/submission"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Responses reads stored responses.
@@ -31,14 +32,14 @@ type Responses interface {
 	Earlier(ctx context.Context, participant int64, questionnaire string, before int64, limit int) ([]submission.Response, error)
 }
 
-// Rate grants assessments: over all processes never more than the rate. A refusal says when to ask again.
+// Rate grants assessments by the model that a setting chooses: over all processes never more than the rate. A refusal says when to ask again.
 type Rate interface {
 	Allow(ctx context.Context, key string) (ok bool, again time.Duration)
 }
 
-// Guarded runs a call, unless too many have failed lately.
-type Guarded interface {
-	Do(ctx context.Context, call func(ctx context.Context) error) error
+// Log makes messages durable; see kafka.Producer.Publish.
+type Log interface {
+	Publish(ctx context.Context, messages []kafka.Message) error
 }
 
 // Index makes pseudonyms: the same for the same value, and nobody can turn them back without the keys.
@@ -57,7 +58,7 @@ type Parts struct {
 	Responses Responses
 	Models    map[string]Assessor // by the name that a setting chooses
 	Rate      Rate
-	Breaker   Guarded
+	Log       Log
 	Index     Index
 	Intake    *keyring.DataKey
 	IDs       IDs
@@ -66,8 +67,10 @@ type Parts struct {
 	Logger    *slog.Logger
 }
 
-// Consumer assesses stored responses, at its own rate. A slow or dead model lets its lag grow, and nothing else. It is safe for
-// concurrent use.
+// Consumer assesses stored responses, at its own rate. It is two handlers: Handle follows the events of stored responses, assesses by
+// the built-in model and hands on to HTTPTopic what the sponsor's own is to see, and HandleHTTP follows that topic. So a slow or dead
+// model lets the lag of HTTPTopic grow, and nothing else: a study that does not use it is not held up, although its events lie between
+// those of one that does. It is safe for concurrent use.
 type Consumer struct {
 	Parts
 	config Config
@@ -94,8 +97,25 @@ type stored struct {
 	Version       string    `json:"version"`
 }
 
-// Handle implements kafka.Handler. A batch that ends half-way comes again: what is assessed stays, and is not asked for twice.
+// Handle implements kafka.Handler for the events of stored responses. A batch that ends half-way comes again: what is assessed stays, and
+// is not asked for twice; nothing is handed on before the rest of the batch is done.
 func (c *Consumer) Handle(ctx context.Context, batch []kafka.Message) error {
+	handed, err := c.handle(ctx, batch, ModelRules)
+	if err != nil || len(handed) == 0 {
+		return err
+	}
+	return c.Log.Publish(ctx, handed)
+}
+
+// HandleHTTP implements kafka.Handler for HTTPTopic, in processes in which the sponsor's model is set up. A study that has changed its
+// setting meanwhile is assessed by what it says now.
+func (c *Consumer) HandleHTTP(ctx context.Context, batch []kafka.Message) error {
+	_, err := c.handle(ctx, batch, ModelHTTP)
+	return err
+}
+
+// handle assesses a batch by models up to the slowest that may hold it up, and returns what is for a slower one.
+func (c *Consumer) handle(ctx context.Context, batch []kafka.Message, slowest string) (handed []kafka.Message, err error) {
 	for _, m := range batch {
 		ours := false
 		for _, h := range m.Headers {
@@ -104,24 +124,30 @@ func (c *Consumer) Handle(ctx context.Context, batch []kafka.Message) error {
 		if !ours {
 			continue
 		}
+		ctx := trace.Of(ctx, m.Traceparent())
 		var e stored
 		if err := json.Unmarshal(m.Value, &e); err != nil {
 			c.Logger.ErrorContext(ctx, "unreadable event", "partition", m.Partition, "offset", m.Offset)
 			continue
 		}
-		err := c.follow(ctx, &e)
+		err := c.follow(ctx, &e, slowest)
 		switch {
 		case err == nil:
+		case errors.Is(err, errSlower):
+			handed = append(handed, kafka.Message{Topic: HTTPTopic, Partition: m.Partition, Headers: m.Headers, Value: m.Value})
 		case db.IsClosed(err), errs.KindOf(err) == errs.NotFound:
 			c.Logger.WarnContext(ctx, "a response is not assessed: its study takes nothing new, or it is gone", "submission.id", id(e.ID))
 		case errs.Permanent(err) && errs.KindOf(err) != errs.Internal:
 			c.Logger.ErrorContext(ctx, "a response cannot be assessed", "submission.id", id(e.ID), "error", err)
 		default:
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return handed, nil
 }
+
+// errSlower says that a response is for a model that may hold up those behind it.
+var errSlower = errors.New("for the sponsor's model")
 
 func (c *Consumer) setting(ctx context.Context, study int64) (Setting, error) {
 	c.mu.Lock()
@@ -144,10 +170,13 @@ func (c *Consumer) setting(ctx context.Context, study int64) (Setting, error) {
 	return s, nil
 }
 
-func (c *Consumer) follow(ctx context.Context, e *stored) error {
+func (c *Consumer) follow(ctx context.Context, e *stored, slowest string) error {
 	setting, err := c.setting(ctx, id(e.Study))
 	if err != nil || !setting.Enabled {
 		return err
+	}
+	if setting.Model == ModelHTTP && slowest != ModelHTTP {
+		return errSlower
 	}
 	model := c.Models[setting.Model]
 	if model == nil {
@@ -228,7 +257,7 @@ func (c *Consumer) scored(ctx context.Context, p *participant.Profile, r *submis
 // ask waits for its turn and asks the model. A refusal for good is a result, too.
 func (c *Consumer) ask(ctx context.Context, model Assessor, in Input, setting *Setting) (r Result, outcome string, err error) {
 	for {
-		ok, again := c.Rate.Allow(ctx, "risk")
+		ok, again := c.Rate.Allow(ctx, setting.Model)
 		if ok {
 			break
 		}
@@ -240,23 +269,14 @@ func (c *Consumer) ask(ctx context.Context, model Assessor, in Input, setting *S
 			return r, "", errs.Away("the risk model", ctx.Err())
 		}
 	}
-	var refused error
-	err = c.Breaker.Do(ctx, func(ctx context.Context) error {
-		result, err := model.Assess(ctx, in, setting)
-		if Permanent(err) { // the model works; this input does not
-			refused = err
-			return nil
-		}
-		r = result
-		return err
-	})
-	if err != nil {
+	r, err = model.Assess(ctx, in, setting)
+	switch {
+	case Permanent(err):
+		reason := err.Error()[len(errPermanent.Error())+2:]
+		return Result{Level: LevelNone, Reasons: []string{reason}}, Refused, nil
+	case err != nil:
 		c.Meter.Assessment("failed")
 		return r, "", err
-	}
-	if refused != nil {
-		reason := refused.Error()[len(errPermanent.Error())+2:]
-		return Result{Level: LevelNone, Reasons: []string{reason}}, Refused, nil
 	}
 	return r, Assessed, nil
 }

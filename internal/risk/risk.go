@@ -28,6 +28,9 @@ const (
 	ModelHTTP  = "http"  // the sponsor's own, see Config
 )
 
+// HTTPTopic carries the events of stored responses that wait for the sponsor's model: ids only. It has the partitions of the events.
+const HTTPTopic = "risk.http"
+
 // Setting switches assessment on for a study.
 type Setting struct {
 	Version     int64        `json:"-"`

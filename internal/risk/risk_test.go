@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/eprod/eprod/internal/errs"
+	"github.com/eprod/eprod/internal/limit"
 )
 
 const phq = "https://example.org/q/phq-9"
@@ -60,7 +61,15 @@ func TestRuleModel(t *testing.T) {
 	}
 }
 
-// TestRemote: what is sent is what the contract says, and what is answered is held against it.
+// unguarded is a breaker that never opens.
+type unguarded struct{}
+
+func (unguarded) Do(ctx context.Context, call func(ctx context.Context) error) error {
+	return call(ctx)
+}
+
+// TestRemote: what is sent is what the contract says, and what is answered is held against it. An answer that breaks it may pass: the
+// model was changed, and the settings will follow.
 func TestRemote(t *testing.T) {
 	type answer struct {
 		status int
@@ -79,7 +88,7 @@ func TestRemote(t *testing.T) {
 		_, _ = w.Write([]byte(answers.body))
 	}))
 	defer server.Close()
-	remote := &Remote{URL: server.URL, Token: "token", Name: Model{"sponsor", "2.1"}, Client: server.Client(), Timeout: 5 * time.Second}
+	remote := &Remote{URL: server.URL, Token: "token", Name: Model{"sponsor", "2.1"}, Client: server.Client(), Timeout: 5 * time.Second, Breaker: unguarded{}}
 	in := Input{Subject: "abc", Questionnaire: phq, Version: "1", Current: of(0, 7), History: []Scored{of(-7, 3)}}
 	const good = `{"model":"sponsor","version":"2.1","level":"high","probability":0.7,"reasons":["trend_up"]}`
 	for _, c := range []struct {
@@ -89,16 +98,17 @@ func TestRemote(t *testing.T) {
 	}{
 		{"Good", answer{200, good}, ""},
 		{"Refused", answer{422, ""}, "refused_by_model"},
+		{"BadRequest", answer{400, ""}, "refused_by_model"},
 		{"Failing", answer{500, ""}, "away"},
 		{"Busy", answer{429, ""}, "away"},
-		{"NoJSON", answer{200, "no"}, "answer_malformed"},
-		{"UnknownMember", answer{200, strings.Replace(good, `"level"`, `"note":"x","level"`, 1)}, "answer_malformed"},
-		{"Twice", answer{200, strings.Replace(good, `"level"`, `"level":"low","level"`, 1)}, "answer_malformed"},
-		{"OtherVersion", answer{200, strings.Replace(good, "2.1", "2.2", 1)}, "answer_of_another_model"},
-		{"NoLevel", answer{200, strings.Replace(good, "high", "grave", 1)}, "answer_without_level"},
-		{"Probability", answer{200, strings.Replace(good, "0.7", "7", 1)}, "answer_probability"},
-		{"Reasons", answer{200, strings.Replace(good, "trend_up", "Annegret Kanarienvogel", 1)}, "answer_reasons"},
-		{"TooLarge", answer{200, good + strings.Repeat(" ", maxAnswer)}, "answer_too_large"},
+		{"NoJSON", answer{200, "no"}, "away"},
+		{"UnknownMember", answer{200, strings.Replace(good, `"level"`, `"note":"x","level"`, 1)}, "away"},
+		{"Twice", answer{200, strings.Replace(good, `"level"`, `"level":"low","level"`, 1)}, "away"},
+		{"OtherVersion", answer{200, strings.Replace(good, "2.1", "2.2", 1)}, "away"},
+		{"NoLevel", answer{200, strings.Replace(good, "high", "grave", 1)}, "away"},
+		{"Probability", answer{200, strings.Replace(good, "0.7", "7", 1)}, "away"},
+		{"Reasons", answer{200, strings.Replace(good, "trend_up", "Annegret Kanarienvogel", 1)}, "away"},
+		{"TooLarge", answer{200, good + strings.Repeat(" ", maxAnswer)}, "away"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			answers = c.answer
@@ -155,5 +165,58 @@ func TestSettingFindings(t *testing.T) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestBreakerKnowsTheModel: refusals of an input say that the model works; answers that break the contract, that it does not.
+func TestBreakerKnowsTheModel(t *testing.T) {
+	var status int
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(`{"model":"sponsor","version":"2.2","level":"low"}`))
+	}))
+	defer server.Close()
+	for _, c := range []struct {
+		status int
+		want   limit.State
+	}{{422, limit.Closed}, {200, limit.Open}, {503, limit.Open}} {
+		breaker := limit.NewBreaker("the model", limit.DefaultBreakerConfig(), nil)
+		remote := &Remote{URL: server.URL, Name: Model{"sponsor", "2.1"}, Client: server.Client(), Timeout: 5 * time.Second, Breaker: breaker}
+		status = c.status
+		for range 10 {
+			if _, err := remote.Assess(t.Context(), Input{}, nil); err == nil {
+				t.Errorf("%d: taken for good", c.status)
+			}
+		}
+		if breaker.State() != c.want {
+			t.Errorf("after ten answers %d the breaker is %s, want %s", c.status, breaker.State(), c.want)
+		}
+	}
+}
+
+// TestAddressOfTheModel: scores go in the clear to this machine only, unless somebody says that the network encrypts.
+func TestAddressOfTheModel(t *testing.T) {
+	for _, c := range []struct {
+		url   string
+		plain bool
+		want  string
+	}{
+		{"", false, ""},
+		{"https://model.example.org/assess", false, ""},
+		{"http://127.0.0.1:8000/assess", false, ""},
+		{"http://[::1]:8000/assess", false, ""},
+		{"http://localhost:8000/assess", false, ""},
+		{"http://model.example.org/assess", false, "in the clear"},
+		{"http://10.0.0.7/assess", false, "in the clear"},
+		{"http://model:8000/assess", true, ""},
+		{"https://user:secret@model.example.org/assess", false, "without an account"},
+		{"model.example.org", true, "must be an address"},
+	} {
+		config := DefaultConfig()
+		config.HTTP.URL, config.HTTP.Model, config.HTTP.Version, config.HTTP.PlainHTTP = c.url, "m", "1", c.plain
+		err := config.Validate()
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "secret")) {
+			t.Errorf("%s, plainHttp %v: %v, want %q", c.url, c.plain, err, c.want)
+		}
 	}
 }

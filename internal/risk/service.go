@@ -24,6 +24,7 @@ type Catalog interface {
 // People knows participants.
 type People interface {
 	Get(ctx context.Context, id int64) (*participant.Profile, error)
+	GetMany(ctx context.Context, ids []int64) (map[int64]*participant.Profile, error)
 }
 
 // IDs gives ascending Snowflake ids.
@@ -105,11 +106,19 @@ func (s *Service) List(ctx context.Context, f Filter) ([]View, error) {
 	if err != nil {
 		return nil, err
 	}
+	ids := make([]int64, len(list))
+	for i, a := range list {
+		ids[i] = a.Participant
+	}
+	people, err := s.People.GetMany(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
 	views := make([]View, len(list))
 	for i, a := range list {
-		p, err := s.People.Get(ctx, a.Participant)
-		if err != nil {
-			return nil, err
+		p := people[a.Participant]
+		if p == nil {
+			return nil, errs.Absent("participant")
 		}
 		views[i] = View{Assessment: a, Number: p.Number}
 		plain, err := p.Key.Open(a.Sealed, place(a.Participant, a.ID))

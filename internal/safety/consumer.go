@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/submission"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Responses reads stored responses.
@@ -35,7 +37,6 @@ type Consumer struct {
 	Responses Responses
 	Raiser    *Raiser
 	Intake    *keyring.DataKey
-	Meter     Meter
 	Logger    *slog.Logger
 }
 
@@ -45,6 +46,7 @@ type happened struct {
 	Study         string    `json:"study"`
 	Participant   string    `json:"participant"`
 	Submission    uuid.UUID `json:"submission"`
+	ReceivedAt    time.Time `json:"receivedAt"`
 	Questionnaire string    `json:"questionnaire"`
 	Version       string    `json:"version"`
 }
@@ -62,6 +64,7 @@ func (c *Consumer) Handle(ctx context.Context, batch []kafka.Message) error {
 		if !ours {
 			continue
 		}
+		ctx := trace.Of(ctx, m.Traceparent())
 		var e happened
 		if err := json.Unmarshal(m.Value, &e); err != nil {
 			c.Logger.ErrorContext(ctx, "unreadable event", "partition", m.Partition, "offset", m.Offset)
@@ -69,11 +72,9 @@ func (c *Consumer) Handle(ctx context.Context, batch []kafka.Message) error {
 		}
 		err := c.follow(ctx, &e, state)
 		switch {
-		case err == nil:
-		case errs.KindOf(err) == errs.Unavailable, errs.KindOf(err) == errs.Internal && !errs.Permanent(err):
+		case err == nil, db.IsClosed(err): // the raiser has told of what is lost
+		case !errs.Permanent(err):
 			return err
-		case db.IsClosed(err):
-			c.Logger.WarnContext(ctx, "a locked study takes no alerts", "submission.id", int64Of(e.ID))
 		default:
 			c.Logger.ErrorContext(ctx, "a response could not be looked at by the safety rules", "submission.id", int64Of(e.ID), "error", err)
 		}
@@ -85,6 +86,9 @@ func (c *Consumer) follow(ctx context.Context, e *happened, state submission.Sta
 	o := occasion{study: int64Of(e.Study), participant: int64Of(e.Participant), response: int64Of(e.ID), submission: e.Submission, state: string(state)}
 	rules, err := c.Book.Rules(ctx, o.study)
 	if err != nil || rules.Version == 0 {
+		return err // without any rules there are no alerts
+	}
+	if rules, err = c.Book.RulesAt(ctx, o.study, e.ReceivedAt); err != nil {
 		return err
 	}
 	p, err := c.People.Get(ctx, o.participant)
@@ -100,9 +104,7 @@ func (c *Consumer) follow(ctx context.Context, e *happened, state submission.Sta
 			return err
 		}
 	}
-	fresh, err := c.Raiser.raise(ctx, p, o, found)
-	c.Meter.Alerts(len(fresh), false)
-	return err
+	return c.Raiser.raise(ctx, p, o, found)
 }
 
 func (c *Consumer) evaluate(ctx context.Context, p *participant.Profile, rules *Rules, e *happened, id int64) ([]finding, error) {
@@ -146,8 +148,11 @@ func (c *Consumer) open(ctx context.Context, p *participant.Profile, r *submissi
 	}
 	body, err := r.Open(key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("response %d: %w", r.ID, err)
+		return nil, nil, errDamaged(fmt.Errorf("response %d: %w", r.ID, err))
 	}
 	response, err := questionnaire.ParseResponse(body)
-	return d, response, err
+	if err != nil {
+		return nil, nil, errDamaged(fmt.Errorf("response %d: %w", r.ID, err))
+	}
+	return d, response, nil
 }

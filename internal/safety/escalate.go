@@ -6,11 +6,11 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/eprod/eprod/internal/audit"
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/keyring"
 	"github.com/eprod/eprod/internal/task"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Told is one message to one person of the staff. It says that there is an alert, and of whom by the participant number: never which
@@ -24,7 +24,7 @@ type Told struct {
 	Severity           string
 }
 
-// Messenger tells people. A failure that is not errs.Unavailable is for good.
+// Messenger tells people. A failure that is errs.Permanent is for good; after any other the same may be told again.
 type Messenger interface {
 	Tell(ctx context.Context, t Told) error
 }
@@ -77,9 +77,7 @@ func (e *Escalator) Once(ctx context.Context) int {
 				break
 			}
 			for i := range due {
-				if err := e.escalate(context.WithoutCancel(ctx), due[i]); err != nil && !db.IsClosed(err) {
-					e.Logger.WarnContext(ctx, "an alert waits to be told", "alert", due[i].ID, "error", err)
-				}
+				e.escalate(context.WithoutCancel(ctx), due[i])
 			}
 			if total += len(due); len(due) < e.config.Batch {
 				break
@@ -91,8 +89,19 @@ func (e *Escalator) Once(ctx context.Context) int {
 
 func (e *Escalator) now() time.Time { return e.Now().UTC().Truncate(time.Microsecond) }
 
-// escalate tells one step of an alert. When it fails half-way it is begun anew after the lease, and nobody is told twice.
-func (e *Escalator) escalate(ctx context.Context, a Alert) error {
+// escalate tells one step of an alert, in the trace of what raised it. When it fails half-way it is begun anew after the lease, and nobody is
+// told twice.
+func (e *Escalator) escalate(ctx context.Context, a Alert) {
+	ctx, span := trace.Continue(ctx, "escalate", trace.Internal, a.Trace)
+	span.Set(trace.String("eprod.alert.severity", a.Severity), trace.Int("eprod.alert.step", int64(a.Step)))
+	err := e.step(ctx, a)
+	span.End(err)
+	if err != nil && !db.IsClosed(err) {
+		e.Logger.WarnContext(ctx, "an alert waits to be told", "alert", a.ID, "error", err)
+	}
+}
+
+func (e *Escalator) step(ctx context.Context, a Alert) error {
 	rules, err := e.Store.Rules(ctx, a.Study, a.RulesVersion)
 	if err != nil {
 		return err
@@ -106,21 +115,23 @@ func (e *Escalator) escalate(ctx context.Context, a Alert) error {
 	if a.Step >= len(steps) {
 		return nil
 	}
-	step := steps[a.Step]
+	step, next := steps[a.Step], due(steps, a.Step+1, a.RaisedAt)
 	told, err := e.tell(ctx, &a, step.To)
-	if err != nil {
+	if err != nil && (next.IsZero() || next.After(e.now())) {
 		return err
+	}
+	if err != nil { // the next step must not wait for this one
+		e.Logger.ErrorContext(ctx, "not everybody could be told of an alert before the next step was due", "alert", a.ID, "step", a.Step, "error", err)
+	}
+	if told == 0 && err == nil {
+		e.Logger.ErrorContext(ctx, "nobody was told of an alert: see the study's rota, and notify in the settings", "alert", a.ID, "study", a.Study)
 	}
 	ids, err := e.IDs.NextN(1)
 	if err != nil {
 		return err
 	}
-	if told == 0 {
-		e.Logger.ErrorContext(ctx, "nobody can be told of an alert: state a rota", "alert", a.ID, "study", a.Study)
-	}
-	entry := audit.Entry{ID: ids[0], At: e.now(), Zone: "UTC", ActorKind: "system", Action: "alert.escalate", Record: "alert", RecordID: a.ID, Study: a.Study, Participant: a.Participant,
-		New: fmt.Appendf(nil, `{"step":%d,"to":%q,"people":%d}`, a.Step, step.To, told), Source: "safety"}
-	return e.Store.Escalated(ctx, a, due(steps, a.Step+1, a.RaisedAt), entry)
+	entry := bySystem(ids[0], e.now(), "alert.escalate", &a, fmt.Appendf(nil, `{"step":%d,"to":%q,"people":%d}`, a.Step, step.To, told))
+	return e.Store.Escalated(ctx, a, next, entry)
 }
 
 // tell writes the messages of a step and returns how many people they reach. A site without anybody on duty is told at its own address;
@@ -145,19 +156,20 @@ func (e *Escalator) tell(ctx context.Context, a *Alert, to string) (int, error) 
 		}
 	}
 	told := 0
+	var failed error
 	for i, person := range people {
 		err := e.Messenger.Tell(ctx, Told{Study: a.Study, Participant: a.Participant, Purpose: fmt.Sprintf("alert/%d/%d/%d", a.ID, a.Step, i), To: person, Language: about.Languages[0],
 			Protocol: about.Protocol, Number: p.Number, Severity: a.Severity})
 		switch {
 		case err == nil:
 			told++
-		case errs.KindOf(err) == errs.Unavailable || errs.KindOf(err) == errs.Overloaded:
-			return told, err
+		case !errs.Permanent(err): // the others are told all the same; he is with the next try
+			failed = err
 		default:
 			e.Logger.ErrorContext(ctx, "somebody cannot be told of an alert", "alert", a.ID, "error", err)
 		}
 	}
-	return told, nil
+	return told, failed
 }
 
 func (e *Escalator) atSite(ctx context.Context, a *Alert, rota *Rota, zone string) ([]Contact, error) {

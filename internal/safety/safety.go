@@ -234,6 +234,7 @@ type Alert struct {
 	Step                     int    // of the escalation, the next one
 	NextAt                   time.Time
 	UpdatedAt                time.Time
+	Trace                    string // W3C traceparent of what raised it; may be empty
 }
 
 // Evidence is what an alert has seen. It is health data.

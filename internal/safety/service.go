@@ -34,6 +34,8 @@ type Catalog interface {
 // People knows participants.
 type People interface {
 	Get(ctx context.Context, id int64) (*participant.Profile, error)
+	// GetMany returns those that exist, with one read per shard for what is not in memory.
+	GetMany(ctx context.Context, ids []int64) (map[int64]*participant.Profile, error)
 }
 
 // IDs gives ascending Snowflake ids.
@@ -71,7 +73,7 @@ type knownTo func(url string) []*questionnaire.Definition
 // Versions implements Known.
 func (k knownTo) Versions(url string) []*questionnaire.Definition { return k(url) }
 
-// PutRules publishes the next version of a study's rules: from now on it is applied to what comes in. With findings nothing is written.
+// PutRules publishes the next version of a study's rules: it applies to what is received from now on. With findings nothing is written.
 func (s *Service) PutRules(ctx context.Context, of int64, rules []Rule) (Rules, error) {
 	who, err := s.Guard.Study(ctx, of, auth.StudyDesign)
 	if err != nil {
@@ -197,11 +199,19 @@ func (s *Service) Alerts(ctx context.Context, f AlertFilter) ([]AlertView, error
 	if err != nil {
 		return nil, err
 	}
+	whose := make([]int64, len(list))
+	for i := range list {
+		whose[i] = list[i].Participant
+	}
+	people, err := s.People.GetMany(ctx, whose)
+	if err != nil {
+		return nil, err
+	}
 	views := make([]AlertView, len(list))
 	for i, a := range list {
-		p, err := s.People.Get(ctx, a.Participant)
-		if err != nil {
-			return nil, err
+		p := people[a.Participant]
+		if p == nil {
+			return nil, errs.Absent("participant")
 		}
 		views[i] = AlertView{Alert: a, Number: p.Number}
 	}

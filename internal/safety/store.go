@@ -3,6 +3,7 @@ package safety
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"gorm.io/gorm"
 
@@ -39,6 +40,21 @@ func (s *Store) Rules(ctx context.Context, study, version int64) (Rules, error) 
 		return r, errs.New(errs.Internal, "internal", "stored safety rules are damaged").WithCause(err)
 	}
 	return r, nil
+}
+
+// RulesAt returns the version that applied at an instant, and until when it does: zero where no later one is known. A study that had none
+// then has rules without a version.
+func (s *Store) RulesAt(ctx context.Context, study int64, at time.Time) (r Rules, until time.Time, err error) {
+	var edges struct{ Version, Until int64 }
+	err = s.Meta.Read(ctx).Raw("SELECT COALESCE(MAX(CASE WHEN created_at <= ? THEN version END), 0) AS version, COALESCE(MIN(CASE WHEN created_at > ? THEN created_at END), 0) AS until "+
+		"FROM safety_rules WHERE study_id = ?", db.Micros(at), db.Micros(at), study).Scan(&edges).Error
+	if err != nil {
+		return Rules{}, time.Time{}, db.Error("safety rules", err)
+	}
+	if edges.Version > 0 {
+		r, err = s.Rules(ctx, study, edges.Version)
+	}
+	return r, db.Time(edges.Until), err
 }
 
 // PutRules writes the version after was; errs.Stale where somebody else has written it.

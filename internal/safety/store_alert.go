@@ -13,10 +13,11 @@ import (
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/outbox"
+	"github.com/eprod/eprod/internal/submission"
 )
 
 var alertColumns = []string{"id", "participant_id", "study_id", "site_id", "rule", "rules_version", "submission", "response_id", "severity", "state", "urgent", "submission_state",
-	"sealed", "notes", "raised_at", "acknowledged_by", "acknowledged_at", "resolved_by", "resolved_at", "step", "next_at", "updated_at"}
+	"sealed", "notes", "raised_at", "acknowledged_by", "acknowledged_at", "resolved_by", "resolved_at", "step", "next_at", "updated_at", "trace"}
 
 type alertRow struct {
 	ID, ParticipantID, StudyID, SiteID int64
@@ -33,12 +34,13 @@ type alertRow struct {
 	ResolvedBy, ResolvedAt             int64
 	Step                               int
 	NextAt, UpdatedAt                  int64
+	Trace                              string
 }
 
 func (r *alertRow) alert() Alert {
 	a := Alert{ID: r.ID, Participant: r.ParticipantID, Study: r.StudyID, Site: r.SiteID, Rule: r.Rule, RulesVersion: r.RulesVersion, Response: r.ResponseID, Severity: r.Severity,
 		State: r.State, Urgent: r.Urgent, SubmissionState: r.SubmissionState, Sealed: r.Sealed, Notes: r.Notes, RaisedAt: db.Time(r.RaisedAt), AcknowledgedBy: r.AcknowledgedBy,
-		AcknowledgedAt: db.Time(r.AcknowledgedAt), ResolvedBy: r.ResolvedBy, ResolvedAt: db.Time(r.ResolvedAt), Step: r.Step, NextAt: db.Time(r.NextAt), UpdatedAt: db.Time(r.UpdatedAt)}
+		AcknowledgedAt: db.Time(r.AcknowledgedAt), ResolvedBy: r.ResolvedBy, ResolvedAt: db.Time(r.ResolvedAt), Step: r.Step, NextAt: db.Time(r.NextAt), UpdatedAt: db.Time(r.UpdatedAt), Trace: r.Trace}
 	copy(a.Submission[:], r.Submission)
 	return a
 }
@@ -49,55 +51,100 @@ func (a *Alert) row() []any {
 		urgent = 1
 	}
 	return []any{a.ID, a.Participant, a.Study, a.Site, a.Rule, a.RulesVersion, a.Submission[:], a.Response, a.Severity, a.State, urgent, a.SubmissionState, a.Sealed, a.Notes,
-		db.Micros(a.RaisedAt), a.AcknowledgedBy, db.Micros(a.AcknowledgedAt), a.ResolvedBy, db.Micros(a.ResolvedAt), a.Step, db.Micros(a.NextAt), db.Micros(a.UpdatedAt)}
+		db.Micros(a.RaisedAt), a.AcknowledgedBy, db.Micros(a.AcknowledgedAt), a.ResolvedBy, db.Micros(a.ResolvedAt), a.Step, db.Micros(a.NextAt), db.Micros(a.UpdatedAt), a.Trace}
 }
 
-// Raise writes alerts of one submission that are not there yet, each with its audit entry and its event, and records what is known of the
-// submission ("" for nothing new) in those that are. It returns the rules whose alerts are new. A study that is locked takes none: see
-// db.IsClosed.
-func (s *Store) Raise(ctx context.Context, study, participant int64, submission [16]byte, state string, at time.Time, alerts []Alert, report func(*Alert) (audit.Entry, outbox.Event)) ([]string, error) {
+// Occurrence is a submission in which rules have found something, or of which something is known.
+type Occurrence struct {
+	Study, Participant int64
+	Submission         [16]byte
+	State              string // what is known of the submission
+	At                 time.Time
+	Alerts             []Alert
+	// Raised makes what is written with an alert that is new.
+	Raised func(a *Alert) (audit.Entry, outbox.Event)
+	// Moved makes the audit entry of an alert whose submission has come to State.
+	Moved func(was *Alert) (audit.Entry, error)
+}
+
+// states of a submission, in the order in which they may follow one another: what is told late and once more changes nothing. A conflict
+// is told after the storing of the first body; what was quarantined may still be stored.
+var states = []submission.State{submission.Received, submission.Quarantined, submission.Stored, submission.Conflict}
+
+func follows(is, was string) bool {
+	return slices.Index(states, submission.State(is)) > slices.Index(states, submission.State(was))
+}
+
+// Raise writes the alerts of an occurrence that are not there yet, each with its audit entry and its event, and records what is known of the
+// submission in those that are, each with its audit entry. It returns the rules whose alerts are new. A study that is locked takes
+// none: see db.IsClosed.
+func (s *Store) Raise(ctx context.Context, o Occurrence) ([]string, error) {
 	var fresh []string
 	write := func(tx *gorm.DB) error {
 		fresh = nil
-		var there []string
-		if err := tx.Table("alert").Where("participant_id = ? AND submission = ?", participant, submission[:]).Pluck("rule", &there).Error; err != nil {
+		var there []alertRow
+		err := tx.Table("alert").Select("id", "participant_id", "study_id", "rule", "submission_state").Where("participant_id = ? AND submission = ?", o.Participant, o.Submission[:]).Find(&there).Error
+		if err != nil {
 			return err
 		}
 		var rows [][]any
 		var entries []audit.Entry
 		var events []outbox.Event
-		for i := range alerts {
-			if a := &alerts[i]; !slices.Contains(there, a.Rule) {
-				rows, fresh = append(rows, a.row()), append(fresh, a.Rule)
-				entry, event := report(a)
-				entries, events = append(entries, entry), append(events, event)
+		for i := range o.Alerts {
+			a := &o.Alerts[i]
+			if slices.ContainsFunc(there, func(r alertRow) bool { return r.Rule == a.Rule }) {
+				continue
 			}
+			rows, fresh = append(rows, a.row()), append(fresh, a.Rule)
+			entry, event := o.Raised(a)
+			entries, events = append(entries, entry), append(events, event)
 		}
-		if len(there) > 0 && state != "" {
-			// What is final stays: a conflict is told after the storing of the first body.
-			err := tx.Exec("UPDATE alert SET submission_state = ?, updated_at = ? WHERE participant_id = ? AND submission = ? AND submission_state <> ? AND submission_state <> 'conflict'",
-				state, db.Micros(at), participant, submission[:], state).Error
+		for i := range there {
+			was := there[i].alert()
+			if !follows(o.State, was.SubmissionState) {
+				continue
+			}
+			done := tx.Exec("UPDATE alert SET submission_state = ?, updated_at = ? WHERE id = ? AND submission_state = ?", o.State, db.Micros(o.At), was.ID, was.SubmissionState)
+			if done.Error != nil {
+				return done.Error
+			}
+			if done.RowsAffected == 0 { // the other way was faster by a moment
+				continue
+			}
+			entry, err := o.Moved(&was)
 			if err != nil {
 				return err
 			}
+			entries = append(entries, entry)
 		}
-		if len(rows) == 0 {
+		if len(rows) > 0 {
+			if err := db.Insert(tx, "alert", alertColumns, rows); err != nil {
+				return err
+			}
+		}
+		if len(entries) > 0 {
+			if err := audit.Append(tx, entries...); err != nil {
+				return err
+			}
+		}
+		if len(events) == 0 {
 			return nil
-		}
-		if err := db.Insert(tx, "alert", alertColumns, rows); err != nil {
-			return err
-		}
-		if err := audit.Append(tx, entries...); err != nil {
-			return err
 		}
 		return outbox.Add(tx, events...)
 	}
-	claim := db.Claim{Study: study, Participant: participant, Pass: db.Drain}
+	claim := db.Claim{Study: o.Study, Participant: o.Participant, Pass: db.Drain}
 	err := s.Shards.Write(ctx, claim, write)
 	if db.IsDuplicate(err) { // the other way was faster by a moment
 		err = s.Shards.Write(ctx, claim, write)
 	}
 	return fresh, db.Error("alert", err)
+}
+
+// Raised returns the rules that have an alert of a submission.
+func (s *Store) Raised(ctx context.Context, participant int64, submission [16]byte) ([]string, error) {
+	var rules []string
+	err := s.Shards.Home(participant).Read(ctx).Table("alert").Where("participant_id = ? AND submission = ?", participant, submission[:]).Pluck("rule", &rules).Error
+	return rules, db.Error("alerts", err)
 }
 
 // AlertFilter narrows a list; zero members do not filter. Study and Limit are required.
@@ -132,7 +179,7 @@ func (s *Store) Alerts(ctx context.Context, f AlertFilter) ([]Alert, error) {
 	}, f.Before, f.Limit)
 }
 
-// Alert returns one alert of a study, or errs.NotFound.
+// Alert returns one alert of a study, or errs.NotFound. Only its own shard must answer.
 func (s *Store) Alert(ctx context.Context, study, id int64) (Alert, error) {
 	found, err := s.alerts(ctx, func(tx *gorm.DB, before int64) *gorm.DB {
 		tx = tx.Where("id = ? AND study_id = ?", id, study)
@@ -141,13 +188,13 @@ func (s *Store) Alert(ctx context.Context, study, id int64) (Alert, error) {
 		}
 		return tx
 	}, 0, 1)
+	if len(found) > 0 { // whatever another shard did not answer
+		return found[0], nil
+	}
 	if err != nil {
 		return Alert{}, err
 	}
-	if len(found) == 0 {
-		return Alert{}, errs.Absent("alert")
-	}
-	return found[0], nil
+	return Alert{}, errs.Absent("alert")
 }
 
 func (s *Store) alerts(ctx context.Context, narrow func(tx *gorm.DB, before int64) *gorm.DB, before int64, limit int) ([]Alert, error) {
@@ -200,7 +247,7 @@ func (s *Store) Change(ctx context.Context, was, is Alert, entry audit.Entry, ev
 }
 
 // Due takes up to limit open alerts of a shard whose next escalation is due, and moves their time to until: what Escalated does not set
-// comes again then.
+// comes again then. Those of studies that are not open stay as they are.
 func (s *Store) Due(ctx context.Context, shard *db.DB, now, until time.Time, limit int) ([]Alert, error) {
 	var rows []alertRow
 	err := shard.Tx(ctx, func(tx *gorm.DB) error {
@@ -209,7 +256,8 @@ func (s *Store) Due(ctx context.Context, shard *db.DB, now, until time.Time, lim
 		if err != nil {
 			return err
 		}
-		due := db.SkipLocked(tx).Table("alert").Select(alertColumns).Where("next_at > 0 AND next_at <= ? AND state = ?", db.Micros(now), StateOpen)
+		due := db.SkipLocked(tx).Table("alert").Select(alertColumns).Where("next_at > 0 AND next_at <= ? AND state = ?", db.Micros(now), StateOpen).
+			Where("NOT EXISTS (SELECT 1 FROM study_standing s WHERE s.study_id = alert.study_id AND s.standing <> ?)", string(db.Open)) // they wait until it is open again
 		if err := visit.ExceptOf(due, "alert.participant_id").Order("next_at").Limit(limit).Find(&rows).Error; err != nil || len(rows) == 0 {
 			return err
 		}

@@ -17,11 +17,17 @@ import (
 	"github.com/eprod/eprod/internal/kafka"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/submission"
+	"github.com/eprod/eprod/internal/trace"
 )
 
 // Log makes a message durable; see kafka.Producer.Send.
 type Log interface {
 	Send(ctx context.Context, m kafka.Message) error
+}
+
+// Guarded runs a call to the log with a time limit, unless the log failed too often lately: errs.Unavailable at once.
+type Guarded interface {
+	Do(ctx context.Context, call func(ctx context.Context) error) error
 }
 
 // Config bounds safety.
@@ -48,15 +54,18 @@ type Parts struct {
 	Book       *Book
 	People     People
 	Log        Log
+	Breaker    Guarded // of the log
 	Raiser     *Raiser
 	Partitions int
 	Meter      Meter
 	Logger     *slog.Logger
 }
 
-// Meter counts alerts: by urgent or ordinary way, and what could not be looked at in time.
+// Meter counts alerts: by urgent or ordinary way, those that a locked study could not take any more, and what could not be looked at in
+// time.
 type Meter interface {
 	Alerts(n int, urgent bool)
+	Refused(n int)
 	Unwatched()
 }
 
@@ -130,14 +139,22 @@ func (w *Watch) look(ctx context.Context, one *watched) {
 	if len(urgent) == 0 {
 		return
 	}
-	found := look(urgent, rules.Version, &Facts{Definition: one.definition, Response: one.response, Scores: one.definition.Scores(one.response)})
+	ctx, span := trace.Continue(ctx, "urgent rules", trace.Internal, one.record.Trace)
+	span.End(w.evaluate(ctx, one, urgent, rules.Version))
+}
+
+// evaluate applies urgent rules to what was accepted, and tells what they find.
+func (w *Watch) evaluate(ctx context.Context, one *watched, urgent []*Rule, version int64) error {
+	found := look(urgent, version, &Facts{Definition: one.definition, Response: one.response, Scores: one.definition.Scores(one.response)})
 	if len(found) == 0 {
-		return
+		return nil
 	}
-	if err := w.tell(ctx, &one.record, found); err != nil {
+	err := w.tell(ctx, &one.record, found)
+	if err != nil {
 		w.Meter.Unwatched()
 		w.Logger.ErrorContext(ctx, "an urgent alert must wait for the submission to be stored", "submission.id", one.record.ID, "error", err)
 	}
+	return err
 }
 
 // carried is a record of UrgentTopic.
@@ -173,39 +190,42 @@ func (w *Watch) tell(ctx context.Context, r *submission.Record, found []finding)
 	}
 	sending, cancel := context.WithTimeout(ctx, w.config.Timeout/2)
 	defer cancel()
-	err = w.Log.Send(sending, kafka.Message{Topic: UrgentTopic, Partition: submission.Partition(r.Participant, w.Partitions), Value: value})
+	err = w.Breaker.Do(sending, func(ctx context.Context) error {
+		return w.Log.Send(ctx, kafka.Message{Topic: UrgentTopic, Partition: submission.Partition(r.Participant, w.Partitions), Value: value})
+	})
 	if err == nil {
 		return nil
 	}
-	_, err = w.Raiser.raise(ctx, p, occasion{r.Study, r.Participant, r.ID, r.Submission, string(submission.Received), true}, found)
+	err = w.Raiser.urgent(ctx, p, occasion{study: r.Study, participant: r.Participant, response: r.ID, submission: r.Submission}, found)
+	if db.IsClosed(err) { // the raiser has told of it
+		return nil
+	}
 	return err
-}
-
-// Receipts tells what became of a submission.
-type Receipts interface {
-	Receipt(ctx context.Context, participant int64, id uuid.UUID) (submission.Receipt, error)
 }
 
 // UrgentConsumer turns the records of UrgentTopic into alerts. It is safe for concurrent use.
 type UrgentConsumer struct {
-	People   People
-	Raiser   *Raiser
-	Receipts Receipts
-	Meter    Meter
-	Logger   *slog.Logger
+	People People
+	Raiser *Raiser
+	Logger *slog.Logger
 }
 
-// Handle implements kafka.Handler. What it cannot read is logged and passed over: the consumer of stored responses finds it again.
+// Handle implements kafka.Handler. What it can never read is logged and passed over: the consumer of stored responses finds it again, if the
+// submission is stored. Everything else comes again.
 func (c *UrgentConsumer) Handle(ctx context.Context, batch []kafka.Message) error {
 	for _, m := range batch {
+		ctx := trace.Of(ctx, m.Traceparent())
 		var one carried
 		if err := json.Unmarshal(m.Value, &one); err != nil {
 			c.Logger.ErrorContext(ctx, "unreadable urgent finding", "partition", m.Partition, "offset", m.Offset)
 			continue
 		}
 		if err := c.take(ctx, &one); err != nil {
-			if errs.KindOf(err) == errs.Unavailable || db.IsMoved(err) {
+			if !errs.Permanent(err) {
 				return err
+			}
+			if db.IsClosed(err) { // the raiser has told of it
+				continue
 			}
 			c.Logger.ErrorContext(ctx, "an urgent finding was passed over", "submission.id", one.Response, "error", err)
 		}
@@ -220,33 +240,22 @@ func (c *UrgentConsumer) take(ctx context.Context, one *carried) error {
 	}
 	sealed, err := base64.StdEncoding.DecodeString(one.Sealed)
 	if err != nil {
-		return err
+		return errDamaged(err)
 	}
 	plain, err := p.Key.Open(sealed, carriedPlace(one.Participant, one.Response))
 	if err != nil {
-		return err
+		return errDamaged(err)
 	}
 	var found []finding
 	if err := json.Unmarshal(plain, &found); err != nil {
-		return err
+		return errDamaged(err)
 	}
-	o := occasion{one.Study, one.Participant, one.Response, one.Submission, string(submission.Received), true}
-	fresh, err := c.Raiser.raise(ctx, p, o, found)
-	if err != nil {
-		return err
-	}
-	c.Meter.Alerts(len(fresh), true)
-	// The events of the submission may have passed before the alert was there.
-	receipt, err := c.Receipts.Receipt(ctx, one.Participant, one.Submission)
-	if errs.KindOf(err) == errs.NotFound || err == nil && receipt.State == submission.Received {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	o.state = string(receipt.State)
-	_, err = c.Raiser.raise(ctx, p, o, nil)
-	return err
+	return c.Raiser.urgent(ctx, p, occasion{study: one.Study, participant: one.Participant, response: one.Response, submission: one.Submission}, found)
+}
+
+// errDamaged is of what can never be read, however often it comes.
+func errDamaged(cause error) error {
+	return errs.New(errs.Unprocessable, "damaged", "what safety rules look at cannot be read").WithCause(cause)
 }
 
 func int64Of(text string) int64 {

@@ -93,16 +93,15 @@ type ShardReport struct {
 
 // LockConfig bounds the locking of studies.
 type LockConfig struct {
-	Interval  time.Duration `koanf:"interval"`  // how often studies that are being locked are looked at
-	Settle    time.Duration `koanf:"settle"`    // how long the doors of all processes have to learn of it; more than twice catalog.ttl
-	Followers time.Duration `koanf:"followers"` // how long consumers of events are waited for; what they find later is refused
-	Lease     time.Duration `koanf:"lease"`     // how long a study stays with a process that has stopped working
-	Page      int           `koanf:"page"`      // rows that are read at once for the hashes
+	Interval time.Duration `koanf:"interval"` // how often studies that are being locked are looked at
+	Settle   time.Duration `koanf:"settle"`   // how long the doors of all processes have to learn of it; more than twice catalog.ttl
+	Lease    time.Duration `koanf:"lease"`    // how long a study stays with a process that has stopped working
+	Page     int           `koanf:"page"`     // rows that are read at once for the hashes
 }
 
 // DefaultLockConfig returns settings for studies of some million responses.
 func DefaultLockConfig() LockConfig {
-	return LockConfig{Interval: time.Second, Settle: 5 * time.Second, Followers: 2 * time.Minute, Lease: 30 * time.Second, Page: 500}
+	return LockConfig{Interval: time.Second, Settle: 5 * time.Second, Lease: 30 * time.Second, Page: 500}
 }
 
 // Validate returns every problem at once, each as "key: value: what would be right".
@@ -111,7 +110,7 @@ func (c LockConfig) Validate() error {
 	for _, d := range []struct {
 		key        string
 		value, low time.Duration
-	}{{"interval", c.Interval, 10 * time.Millisecond}, {"settle", c.Settle, 0}, {"followers", c.Followers, 0}, {"lease", c.Lease, time.Second}} {
+	}{{"interval", c.Interval, 10 * time.Millisecond}, {"settle", c.Settle, 0}, {"lease", c.Lease, time.Second}} {
 		if d.value < d.low {
 			problems = append(problems, fmt.Errorf("%s: %v: must be %v or more", d.key, d.value, d.low))
 		}

@@ -49,8 +49,8 @@ type Intake interface {
 
 // Followers are the consumers of what happens to responses.
 type Followers interface {
-	// Behind says, in words, who has not yet seen what was committed before an instant; "" when all have.
-	Behind(ctx context.Context, since time.Time) (string, error)
+	// Behind says, in words, who has not yet seen what was committed before it was first asked for a locking; "" when all have.
+	Behind(ctx context.Context, lock int64) (string, error)
 }
 
 // Attester signs documents; see auth.Signer.Attest.
@@ -235,16 +235,9 @@ func (l *Locker) barrier(ctx context.Context, c *Closure) (string, error) {
 
 const barrierWaits = "the processor to store what was accepted before"
 
+// followers waits as long as it takes: what a consumer would find in a locked study could not be written any more.
 func (l *Locker) followers(ctx context.Context, c *Closure) (string, error) {
-	behind, err := l.Followers.Behind(ctx, c.StepAt)
-	if err == nil && behind == "" {
-		return "", nil
-	}
-	if l.now().Sub(c.StepAt) < l.config.Followers {
-		return behind, err
-	}
-	l.Logger.WarnContext(ctx, "a study is locked although not everybody has followed", "study", c.Study, "behind", behind, "error", err)
-	return "", nil
+	return l.Followers.Behind(ctx, c.ID)
 }
 
 // quiet ends messages and reminders. Calls that are on their way to a gateway have until the lease of a message is over.

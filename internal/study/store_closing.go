@@ -32,7 +32,7 @@ func (s *ClosingStore) Stand(ctx context.Context, study int64, standing db.Stand
 	return s.Shards.Each(ctx, func(ctx context.Context, shard *db.DB) error { return shard.SetStanding(ctx, study, standing, lock) })
 }
 
-// Quiet ends what would still be sent: no task is reminded of, no alert goes on to the next person, no message that waits goes out,
+// Quiet ends what would still be sent: no task is reminded of, no message that waits goes out,
 // nobody asks a gateway any more, and who is asking one right now writes nothing. It returns how many messages are in a gateway's hands;
 // impatient, it leaves their outcome unknown. On a shard where the study is not being closed any more it is refused: errs.Stale.
 func (s *ClosingStore) Quiet(ctx context.Context, study int64, patient bool, at time.Time) (int64, error) {
@@ -45,9 +45,6 @@ func (s *ClosingStore) Quiet(ctx context.Context, study int64, patient bool, at 
 				return err
 			}
 			var sending int64
-			if err := tx.Exec("UPDATE alert SET next_at = 0 WHERE study_id = ? AND next_at > 0", study).Error; err != nil {
-				return err
-			}
 			if err := tx.Exec("UPDATE task SET remind_at = 0 WHERE study_id = ? AND remind_at > 0", study).Error; err != nil {
 				return err
 			}

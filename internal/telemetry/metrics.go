@@ -2,7 +2,10 @@ package telemetry
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -201,11 +204,11 @@ func (l *Limits) Limited(rule string) { l.refused.WithLabelValues(rule).Inc() }
 // LimitedAlone counts a decision without Redis.
 func (l *Limits) LimitedAlone(rule string) { l.alone.WithLabelValues(rule).Inc() }
 
-// Alerts counts safety alerts: eprod_alerts_total{way}, and what urgent rules could not look at in time: eprod_alerts_unwatched_total. It
-// counts calls of risk models, too: eprod_assessments_total{outcome}.
+// Alerts counts safety alerts: eprod_alerts_total{way}, what urgent rules could not look at in time: eprod_alerts_unwatched_total, and what
+// locked studies could not take any more: eprod_alerts_refused_total. It counts calls of risk models, too: eprod_assessments_total{outcome}.
 type Alerts struct {
-	urgent, ordinary, unwatched prometheus.Counter
-	assessments                 *prometheus.CounterVec
+	urgent, ordinary, unwatched, refused prometheus.Counter
+	assessments                          *prometheus.CounterVec
 }
 
 func newAlerts(f promauto.Factory) *Alerts {
@@ -214,6 +217,8 @@ func newAlerts(f promauto.Factory) *Alerts {
 	a := &Alerts{urgent: raised.WithLabelValues("urgent"), ordinary: raised.WithLabelValues("stored"),
 		unwatched: f.NewCounter(prometheus.CounterOpts{Name: "eprod_alerts_unwatched_total",
 			Help: "Accepted submissions that urgent rules could not look at in time; the consumer of stored responses looks at them."}),
+		refused: f.NewCounter(prometheus.CounterOpts{Name: "eprod_alerts_refused_total",
+			Help: "Alerts that are not kept, because their study was locked before they were found."}),
 		assessments: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_assessments_total",
 			Help: "Calls of risk models: assessed, refused (never to be repeated) or failed (repeated)."}, []string{"outcome"})}
 	for _, outcome := range []string{"assessed", "refused", "failed"} {
@@ -233,6 +238,9 @@ func (a *Alerts) Alerts(n int, urgent bool) {
 	}
 	a.ordinary.Add(float64(n))
 }
+
+// Refused counts alerts that a locked study could not take any more.
+func (a *Alerts) Refused(n int) { a.refused.Add(float64(n)) }
 
 // Unwatched counts a submission that urgent rules could not look at.
 func (a *Alerts) Unwatched() { a.unwatched.Inc() }
@@ -274,28 +282,55 @@ func (m *Messages) Reminder(outcome string) { m.reminders.WithLabelValues(outcom
 // Counter add.
 type Health struct {
 	registry prometheus.Registerer
-	breaker  *prometheus.GaugeVec
+	breakers *breakers
 	ids      *prometheus.CounterVec
+}
+
+// breakers asks every breaker for its state when somebody looks.
+type breakers struct {
+	described *prometheus.Desc
+	mu        sync.Mutex
+	states    map[string][]func() string // by name
+}
+
+// Describe implements prometheus.Collector.
+func (b *breakers) Describe(to chan<- *prometheus.Desc) { to <- b.described }
+
+// Collect implements prometheus.Collector. Of several breakers with one name it shows the worst.
+func (b *breakers) Collect(to chan<- prometheus.Metric) {
+	b.mu.Lock()
+	states := maps.Clone(b.states)
+	b.mu.Unlock()
+	for name, list := range states {
+		worst := 0.0
+		for _, state := range list {
+			worst = max(worst, map[string]float64{"closed": 0, "half-open": 1, "open": 2}[state()])
+		}
+		to <- prometheus.MustNewConstMetric(b.described, prometheus.GaugeValue, worst, name)
+	}
 }
 
 func newHealth(r prometheus.Registerer, f promauto.Factory) *Health {
 	h := &Health{
 		registry: r,
-		breaker: f.NewGaugeVec(prometheus.GaugeOpts{Name: "eprod_breaker_state",
-			Help: "Circuit breakers: 0 closed, 1 half-open, 2 open."}, []string{"name"}),
+		breakers: &breakers{states: make(map[string][]func() string),
+			described: prometheus.NewDesc("eprod_breaker_state", "Circuit breakers: 0 closed, 1 half-open, 2 open.", []string{"name"}, nil)},
 		ids: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_ids_refused_total",
 			Help: "Ids that were not issued, by reason. Any is worth an alarm."}, []string{"reason"}),
 	}
+	r.MustRegister(h.breakers)
 	for _, reason := range []string{"clock", "no_lease", "saturated", "other"} {
 		h.ids.WithLabelValues(reason) // a rate needs the zero before the first
 	}
 	return h
 }
 
-// Breaker shows a breaker's state: "closed", "half-open" or "open". Call it once with "closed" when the breaker is made.
-func (h *Health) Breaker(name, state string) {
-	value := map[string]float64{"closed": 0, "half-open": 1, "open": 2}[state]
-	h.breaker.WithLabelValues(name).Set(value)
+// Breaker shows a breaker. State is asked whenever somebody looks and returns "closed", "half-open" or "open"; it must be quick and safe for
+// concurrent use, and must not call Breaker.
+func (h *Health) Breaker(name string, state func() string) {
+	h.breakers.mu.Lock()
+	defer h.breakers.mu.Unlock()
+	h.breakers.states[name] = append(slices.Clip(h.breakers.states[name]), state)
 }
 
 // IDRefused counts an id that was not issued; reason is a fixed word, never an error's text.

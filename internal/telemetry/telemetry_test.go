@@ -134,7 +134,10 @@ func TestMetrics(t *testing.T) {
 	m.Intake.Produced(time.Second, errors.New("unknown"))
 	m.Process.Processed(90, 1, 2, 3, 4)
 	m.Process.Batch(96, time.Millisecond)
-	m.Health.Breaker("log", "open")
+	state := "closed"
+	m.Health.Breaker("log", func() string { return state })
+	m.Health.Breaker("log", func() string { return "half-open" })
+	state = "open"
 	m.Health.IDRefused("clock")
 	if err := m.Health.InFlight(func() int { return 7 }, func() uint64 { return 9 }); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,6 @@
 // Package testenv gives tests the real services and throw-away databases on them. Only tests import it.
 //
-// Where the services are is told by EPROD_TEST_… variables, which `make test` sets from `dev/services env --test`. In CI a
+// Where the services are is told by EPROD_TEST_… variables, which `make test` sets from `dev/services env --test`. In CI and under `make test` a
 // missing service fails the test; elsewhere the test says what it leaves out and how to have it.
 package testenv
 
@@ -200,8 +200,8 @@ func service(t testing.TB, name, variable string) (string, bool) {
 	if value != "" {
 		return value, true
 	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is not set: in CI the real %s must run (dev/services up)", variable, name)
+	if complete() {
+		t.Fatalf("%s is not set: in CI and under make test the real %s must run (dev/services up)", variable, name)
 	}
 	t.Logf("left out: the real %s. To have it: make services-up && eval \"$(dev/services env --test)\"", name)
 	return "", false

@@ -16,7 +16,7 @@ const toolTimeout = 10 * time.Minute
 
 // Tool returns the path of an outside program that dev/tools has, such as "promtool", and fetches it when it is not there yet; of a
 // Python package ("duckdb", "chdb", "pyspark", "aiosmtpd") that of a python which can import it. Where it cannot be had, the test fails
-// in CI and is left out elsewhere, either way with what dev/tools says about installing it.
+// in CI and under make test, and is left out elsewhere, either way with what dev/tools says about installing it.
 func Tool(t testing.TB, name string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), toolTimeout)
@@ -29,12 +29,15 @@ func Tool(t testing.TB, name string) string {
 	if ended := (*exec.ExitError)(nil); errors.As(err, &ended) {
 		why = strings.TrimSpace(string(ended.Stderr))
 	}
-	if os.Getenv("CI") == "true" {
+	if complete() {
 		t.Fatalf("%s cannot be had (dev/tools %s): %s", name, name, why)
 	}
 	t.Skipf("left out: what needs %s. To have it: dev/tools %s, which says: %s", name, name, why)
 	return ""
 }
+
+// complete reports whether a run must not leave anything out: CI, make test and make test-long.
+func complete() bool { return os.Getenv("CI") == "true" || os.Getenv("EPROD_TEST_COMPLETE") != "" }
 
 // Root returns the folder of the source tree: the one with go.mod, above where the test runs.
 func Root(t testing.TB) string {

@@ -244,6 +244,27 @@ func Join(ctx context.Context, others ...context.Context) context.Context {
 	return context.WithValue(ctx, openKey{}, all)
 }
 
+// Of returns ctx with only that one of its traces open which a traceparent names, and with none where it names none of them: what is done for
+// one record of a batch is no other record's. Where ctx follows nothing, or that trace alone, it is returned itself.
+func Of(ctx context.Context, traceparent string) context.Context {
+	o := openIn(ctx)
+	if o == nil {
+		return ctx
+	}
+	if len(traceparent) == HeaderLength {
+		for _, span := range o.spans {
+			if span.SpanContext().TraceID().String() != traceparent[3:35] {
+				continue
+			}
+			if len(o.spans) == 1 {
+				return ctx
+			}
+			return context.WithValue(ctx, openKey{}, &open{o.tracer, []api.Span{span}})
+		}
+	}
+	return context.WithValue(ctx, openKey{}, (*open)(nil))
+}
+
 // IDs returns the numbers of the trace and the span that ctx belongs to, as hexadecimal digits: empty where it is none, or several.
 func IDs(ctx context.Context) (trace, span string) {
 	o := openIn(ctx)

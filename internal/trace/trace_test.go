@@ -30,7 +30,7 @@ func TestOff(t *testing.T) {
 		inner, span := trace.Start(ctx, "a", trace.Client)
 		batch, process := trace.Continue(inner, "b", trace.Consumer)
 		round, begun := trace.Begin(batch, "c", trace.Internal)
-		if inner != ctx || batch != ctx || round != ctx || span.On() || trace.On(ctx) || trace.Following(ctx) || trace.Header(ctx) != "" || trace.HeaderFor(ctx, one) != one {
+		if inner != ctx || batch != ctx || round != ctx || trace.Of(ctx, one) != ctx || span.On() || trace.On(ctx) || trace.Following(ctx) || trace.Header(ctx) != "" || trace.HeaderFor(ctx, one) != one {
 			t.Error("something is followed")
 		}
 		for _, s := range []trace.Span{span, process, begun} {
@@ -70,6 +70,19 @@ func TestBatch(t *testing.T) {
 	}
 	if id, span := trace.IDs(first); id != one[3:35] || len(span) != 16 {
 		t.Errorf("ids %s %s", id, span)
+	}
+	for _, header := range []string{one, two} {
+		if id, _ := trace.IDs(trace.Of(inner, header)); id != header[3:35] {
+			t.Errorf("what is done for %s is in the trace %q", header, id)
+		}
+	}
+	for _, header := range []string{other, "", "rubbish"} {
+		if of := trace.Of(inner, header); trace.On(of) || trace.Header(of) != "" || !trace.Following(of) {
+			t.Errorf("what is done for %q is in somebody's trace", header)
+		}
+	}
+	if trace.Of(first, one) != first || trace.On(trace.Of(first, two)) {
+		t.Error("one record is the other's")
 	}
 	for _, s := range []trace.Span{commit, a, b} {
 		s.End(nil)

@@ -2,6 +2,8 @@ package web
 
 import (
 	"errors"
+	"net"
+	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
@@ -35,6 +37,13 @@ func (id *ID) UnmarshalText(text []byte) error {
 // Schema describes the id in the OpenAPI document.
 func (ID) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeString, Pattern: "^[1-9][0-9]{0,18}$", PatternDescription: "an id: a decimal number above zero", Examples: []any{"7301444403200000001"}}
+}
+
+// InTheClear reports whether whatever is sent to an address could be read on the way: by http:// to another machine.
+func InTheClear(u *url.URL) bool {
+	host := u.Hostname()
+	ip := net.ParseIP(host)
+	return u.Scheme == "http" && host != "localhost" && (ip == nil || !ip.IsLoopback())
 }
 
 // idParam lets huma parse a parameter through UnmarshalText: it would take ID itself for a number and then find that its schema

@@ -22,6 +22,7 @@ CREATE TABLE alert (
     step INT NOT NULL,
     next_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
+    trace VARCHAR(55) NOT NULL DEFAULT '',
     PRIMARY KEY (id)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_bin;
 

@@ -22,6 +22,7 @@ CREATE TABLE alert (
     step INTEGER NOT NULL,
     next_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
+    trace TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (id)
 );
 
