@@ -32,9 +32,9 @@ func (s *ClosingStore) Stand(ctx context.Context, study int64, standing db.Stand
 	return s.Shards.Each(ctx, func(ctx context.Context, shard *db.DB) error { return shard.SetStanding(ctx, study, standing, lock) })
 }
 
-// Quiet ends what would still be sent: no task is reminded of, no message that waits goes out,
-// nobody asks a gateway any more, and who is asking one right now writes nothing. It returns how many messages are in a gateway's hands;
-// impatient, it leaves their outcome unknown. On a shard where the study is not being closed any more it is refused: errs.Stale.
+// Quiet ends what would still be sent: no task is reminded of, no message that waits goes out, nobody asks a gateway any more, and who is
+// asking one right now writes nothing. It returns how many messages are in a gateway's hands; impatient, it leaves their outcome unknown.
+// On a shard where the study is not being closed any more it is refused: errs.Stale.
 func (s *ClosingStore) Quiet(ctx context.Context, study int64, patient bool, at time.Time) (int64, error) {
 	var mu sync.Mutex
 	var total int64
