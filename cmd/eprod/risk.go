@@ -67,6 +67,7 @@ func (s *server) assessByHTTP(ctx context.Context) error {
 func (s *server) assessFrom(ctx context.Context, group, topic string, handle kafka.Handler) error {
 	cc := kafka.DefaultConsumerConfig(group, topic)
 	cc.MaxRows, cc.HandlerTimeout = s.config.Risk.Batch, s.config.Risk.Timeout
+	cc.FetchBytes = 64 << 10 // assessments are in no hurry
 	cc.Failing = func(topic string, partition int32, err error) {
 		s.log.WarnContext(ctx, "assessments wait", "topic", topic, "partition", partition, "error", err)
 	}

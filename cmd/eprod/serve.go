@@ -98,6 +98,9 @@ func (s *server) consumers() []consumer {
 func (s *server) follower(name string, roles []string, group kafka.Group, handle kafka.Handler) consumer {
 	return consumer{name, roles, group, func(ctx context.Context) error {
 		cc := kafka.DefaultConsumerConfig(group.Name, group.Topic)
+		if group.Topic == submission.Events { // many small ones, and nobody waits for a single one
+			cc.FetchBytes = 64 << 10
+		}
 		cc.Failing = func(topic string, partition int32, err error) {
 			s.log.WarnContext(ctx, "a batch waits", "topic", topic, "partition", partition, "error", err)
 		}
@@ -304,6 +307,7 @@ func (s *server) consume(ctx context.Context) error {
 		Committed: func(d *db.DB) { relayOf[d].Notify() }})
 	cc := kafka.DefaultConsumerConfig(processorGroup, submission.Topic)
 	cc.MaxRows, cc.MaxBytes = s.config.Processor.MaxRows, s.config.Processor.MaxBytes
+	cc.FetchBytes, cc.FetchWait = s.config.Processor.FetchBytes, s.config.Processor.FetchWait
 	cc.Failing = func(topic string, partition int32, err error) {
 		s.log.WarnContext(ctx, "a batch waits", "topic", topic, "partition", partition, "error", err)
 	}

@@ -28,6 +28,10 @@ type ConsumerConfig struct {
 	RetryMin       time.Duration // first pause after a handler's error; it doubles, with jitter
 	RetryMax       time.Duration
 	HandlerTimeout time.Duration // for one call of the handler; the group waits for it before it gives its partitions away
+	// A fetch is answered when the broker has FetchBytes for it, or after FetchWait with what there is. Every answer costs broker and
+	// consumer the same whatever is in it, so under load fewer and fuller ones are cheaper; a lone record waits for FetchWait.
+	FetchBytes int
+	FetchWait  time.Duration
 
 	// Progress, where set, is told after each call of the handler how many records of the partition are not done. The hooks
 	// are called from several goroutines at once and must not block.
@@ -39,7 +43,8 @@ type ConsumerConfig struct {
 // DefaultConsumerConfig returns bounds that suit batches for a database.
 func DefaultConsumerConfig(group string, topics ...string) ConsumerConfig {
 	return ConsumerConfig{Group: group, Topics: topics, MaxRows: 100, MaxBytes: 240 << 10,
-		RetryMin: 50 * time.Millisecond, RetryMax: 5 * time.Second, HandlerTimeout: 20 * time.Second}
+		RetryMin: 50 * time.Millisecond, RetryMax: 5 * time.Second, HandlerTimeout: 20 * time.Second,
+		FetchBytes: 1, FetchWait: 250 * time.Millisecond}
 }
 
 // Validate returns every problem at once.
@@ -56,6 +61,9 @@ func (cc ConsumerConfig) Validate() error {
 	}
 	if cc.HandlerTimeout <= 0 {
 		problems = append(problems, fmt.Errorf("consumer: HandlerTimeout %v must be above zero", cc.HandlerTimeout))
+	}
+	if cc.FetchBytes < 1 || cc.FetchWait < time.Millisecond || cc.FetchWait > 5*time.Second {
+		problems = append(problems, fmt.Errorf("consumer: FetchBytes %d must be 1 or more and FetchWait %v from 1ms to 5s", cc.FetchBytes, cc.FetchWait))
 	}
 	return errors.Join(problems...)
 }
@@ -116,7 +124,7 @@ func (cc ConsumerConfig) settings(life context.Context, c Config, dial Dial) *sa
 	s.Consumer.Group.Rebalance.Retry.Backoff = 500 * time.Millisecond
 	s.Consumer.MaxProcessingTime = 500 * time.Millisecond // how long a slow partition may hold up the others of its broker, once
 	s.Consumer.Retry.Backoff = 500 * time.Millisecond
-	s.Consumer.MaxWaitTime = 250 * time.Millisecond
+	s.Consumer.Fetch.Min, s.Consumer.MaxWaitTime = int32(cc.FetchBytes), cc.FetchWait
 	s.Consumer.Return.Errors = true
 	s.ChannelBufferSize = max(256, 2*cc.MaxRows)
 	if l, ok := s.Net.Proxy.Dialer.(*lines); ok {

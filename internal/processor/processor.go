@@ -41,11 +41,14 @@ type Config struct {
 	MaxBytes int           `koanf:"maxBytes"` // payload bytes of one batch; the MySQL driver keeps its packet buffer to 256 KiB
 	MaxSkew  time.Duration `koanf:"maxSkew"`  // how far in the future "authored" may lie, as at the door
 	Writers  int           `koanf:"writers"`  // transactions of one process on one shard at once
+	// Records are fetched when the log has FetchBytes of them, or after FetchWait.
+	FetchBytes int           `koanf:"fetchBytes"`
+	FetchWait  time.Duration `koanf:"fetchWait"`
 }
 
 // DefaultConfig returns the batch size that measured best.
 func DefaultConfig() Config {
-	return Config{MaxRows: 100, MaxBytes: 240 << 10, MaxSkew: 10 * time.Minute, Writers: 2}
+	return Config{MaxRows: 100, MaxBytes: 240 << 10, MaxSkew: 10 * time.Minute, Writers: 2, FetchBytes: 32 << 10, FetchWait: 100 * time.Millisecond}
 }
 
 // Validate names every setting that cannot work.
@@ -56,6 +59,12 @@ func (c Config) Validate() error {
 	}
 	if c.MaxBytes < 1024 {
 		problems = append(problems, fmt.Errorf("maxBytes: %d: must be at least 1024", c.MaxBytes))
+	}
+	if c.FetchBytes < 1 || c.FetchBytes > 1<<20 {
+		problems = append(problems, fmt.Errorf("fetchBytes: %d: must be from 1 to 1048576", c.FetchBytes))
+	}
+	if c.FetchWait < time.Millisecond || c.FetchWait > 5*time.Second {
+		problems = append(problems, fmt.Errorf("fetchWait: %v: must be from 1ms to 5s", c.FetchWait))
 	}
 	if c.Writers < 1 || c.Writers > 64 {
 		problems = append(problems, fmt.Errorf("writers: %d: must be from 1 to 64", c.Writers))

@@ -34,7 +34,7 @@ func event(id int64, at time.Time, r *submission.Record, kind string, about ...m
 func deadLetter(q *submission.Quarantine, at time.Time) outbox.Event {
 	payload := object(append(who(&q.Record), member{"sha256", hex.EncodeToString(q.SHA256[:])}, member{"reason", q.Reason},
 		member{"key", strconv.Itoa(int(q.Key))}, member{"sealed", base64.StdEncoding.EncodeToString(q.Sealed)}))
-	return outbox.Event{ID: q.ID, Topic: submission.DeadTopic, Type: "submission.quarantine", Study: q.Study, Participant: q.Participant,
+	return outbox.Event{ID: q.ID, Topic: submission.DeadTopic, Type: submission.EventQuarantined, Study: q.Study, Participant: q.Participant,
 		Payload: payload, At: at}
 }
 

@@ -120,15 +120,15 @@ func (s *Service) report(tx *gorm.DB, f *fate, at time.Time) error {
 	}
 	for i := range f.responses {
 		r := &f.responses[i]
-		note(&r.Record, "response.store", "response", member{"questionnaire", r.Questionnaire}, member{"version", r.Version})
+		note(&r.Record, submission.EventStored, "response", member{"questionnaire", r.Questionnaire}, member{"version", r.Version})
 	}
 	for i := range f.quarantine {
 		q := &f.quarantine[i]
-		note(&q.Record, "submission.quarantine", "quarantine", member{"reason", q.Reason})
+		note(&q.Record, submission.EventQuarantined, "quarantine", member{"reason", q.Reason})
 		events = append(events, deadLetter(q, at))
 	}
 	for i := range f.conflicts {
-		note(&f.conflicts[i], "submission.conflict", "conflict")
+		note(&f.conflicts[i], submission.EventConflict, "conflict")
 	}
 	if err := audit.Append(tx, entries...); err != nil {
 		return err

@@ -7,11 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"sync"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/eprod/eprod/internal/audit"
 	"github.com/eprod/eprod/internal/db"
@@ -88,15 +85,6 @@ func NewConsumer(config Config, parts Parts) *Consumer {
 	return &Consumer{Parts: parts, config: config, known: make(map[int64]remembered)}
 }
 
-type stored struct {
-	ID            string    `json:"id"`
-	Study         string    `json:"study"`
-	Participant   string    `json:"participant"`
-	Submission    uuid.UUID `json:"submission"`
-	Questionnaire string    `json:"questionnaire"`
-	Version       string    `json:"version"`
-}
-
 // Handle implements kafka.Handler for the events of stored responses. A batch that ends half-way comes again: what is assessed stays, and
 // is not asked for twice; nothing is handed on before the rest of the batch is done.
 func (c *Consumer) Handle(ctx context.Context, batch []kafka.Message) error {
@@ -117,28 +105,24 @@ func (c *Consumer) HandleHTTP(ctx context.Context, batch []kafka.Message) error 
 // handle assesses a batch by models up to the slowest that may hold it up, and returns what is for a slower one.
 func (c *Consumer) handle(ctx context.Context, batch []kafka.Message, slowest string) (handed []kafka.Message, err error) {
 	for _, m := range batch {
-		ours := false
-		for _, h := range m.Headers {
-			ours = ours || h.Key == outbox.HeaderType && string(h.Value) == "response.store"
-		}
-		if !ours {
+		e, ours, err := submission.EventOf(m)
+		if !ours || e.State != submission.Stored {
 			continue
 		}
 		ctx := trace.Of(ctx, m.Traceparent())
-		var e stored
-		if err := json.Unmarshal(m.Value, &e); err != nil {
+		if err != nil {
 			c.Logger.ErrorContext(ctx, "unreadable event", "partition", m.Partition, "offset", m.Offset)
 			continue
 		}
-		err := c.follow(ctx, &e, slowest)
+		err = c.follow(ctx, &e, slowest)
 		switch {
 		case err == nil:
 		case errors.Is(err, errSlower):
 			handed = append(handed, kafka.Message{Topic: HTTPTopic, Partition: m.Partition, Headers: m.Headers, Value: m.Value})
 		case db.IsClosed(err), errs.KindOf(err) == errs.NotFound:
-			c.Logger.WarnContext(ctx, "a response is not assessed: its study takes nothing new, or it is gone", "submission.id", id(e.ID))
+			c.Logger.WarnContext(ctx, "a response is not assessed: its study takes nothing new, or it is gone", "submission.id", e.ID)
 		case errs.Permanent(err) && errs.KindOf(err) != errs.Internal:
-			c.Logger.ErrorContext(ctx, "a response cannot be assessed", "submission.id", id(e.ID), "error", err)
+			c.Logger.ErrorContext(ctx, "a response cannot be assessed", "submission.id", e.ID, "error", err)
 		default:
 			return nil, err
 		}
@@ -170,8 +154,8 @@ func (c *Consumer) setting(ctx context.Context, study int64) (Setting, error) {
 	return s, nil
 }
 
-func (c *Consumer) follow(ctx context.Context, e *stored, slowest string) error {
-	setting, err := c.setting(ctx, id(e.Study))
+func (c *Consumer) follow(ctx context.Context, e *submission.Event, slowest string) error {
+	setting, err := c.setting(ctx, e.Study)
 	if err != nil || !setting.Enabled {
 		return err
 	}
@@ -182,11 +166,11 @@ func (c *Consumer) follow(ctx context.Context, e *stored, slowest string) error 
 	if model == nil {
 		return errs.Away("the risk model", errors.New("it is not set up in this process"))
 	}
-	done, err := c.Store.Known(ctx, id(e.Participant), e.Submission, model.Model())
+	done, err := c.Store.Known(ctx, e.Participant, e.Submission, model.Model())
 	if err != nil || done {
 		return err
 	}
-	p, err := c.People.Get(ctx, id(e.Participant))
+	p, err := c.People.Get(ctx, e.Participant)
 	if err != nil {
 		return err
 	}
@@ -202,8 +186,8 @@ func (c *Consumer) follow(ctx context.Context, e *stored, slowest string) error 
 }
 
 // input gathers scores; nil where the response has none.
-func (c *Consumer) input(ctx context.Context, p *participant.Profile, e *stored) (*Input, []int64, error) {
-	current, err := c.Responses.ResponseOf(ctx, p.ID, id(e.ID))
+func (c *Consumer) input(ctx context.Context, p *participant.Profile, e *submission.Event) (*Input, []int64, error) {
+	current, err := c.Responses.ResponseOf(ctx, p.ID, e.ID)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -281,7 +265,7 @@ func (c *Consumer) ask(ctx context.Context, model Assessor, in Input, setting *S
 	return r, Assessed, nil
 }
 
-func (c *Consumer) keep(ctx context.Context, p *participant.Profile, e *stored, m Model, inputs []int64, r Result, outcome string) error {
+func (c *Consumer) keep(ctx context.Context, p *participant.Profile, e *submission.Event, m Model, inputs []int64, r Result, outcome string) error {
 	ids, err := c.IDs.NextN(3)
 	if err != nil {
 		return err
@@ -291,7 +275,7 @@ func (c *Consumer) keep(ctx context.Context, p *participant.Profile, e *stored, 
 		return err
 	}
 	at := c.Now().UTC().Truncate(time.Microsecond)
-	a := Assessment{ID: ids[0], Participant: p.ID, Study: p.Study, Site: p.Site, Submission: e.Submission, Response: id(e.ID), Model: m, Outcome: outcome, Inputs: inputs, At: at}
+	a := Assessment{ID: ids[0], Participant: p.ID, Study: p.Study, Site: p.Site, Submission: e.Submission, Response: e.ID, Model: m, Outcome: outcome, Inputs: inputs, At: at}
 	if a.Sealed, err = p.Key.Seal(plain, place(p.ID, a.ID)); err != nil {
 		return err
 	}
@@ -303,9 +287,4 @@ func (c *Consumer) keep(ctx context.Context, p *participant.Profile, e *stored, 
 		c.Meter.Assessment(outcome)
 	}
 	return err
-}
-
-func id(text string) int64 {
-	n, _ := strconv.ParseInt(text, 10, 64) // 0 is nobody's
-	return n
 }

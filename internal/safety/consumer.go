@@ -2,18 +2,13 @@ package safety
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
-	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/errs"
 	"github.com/eprod/eprod/internal/kafka"
 	"github.com/eprod/eprod/internal/keyring"
-	"github.com/eprod/eprod/internal/outbox"
 	"github.com/eprod/eprod/internal/participant"
 	"github.com/eprod/eprod/internal/questionnaire"
 	"github.com/eprod/eprod/internal/submission"
@@ -40,50 +35,32 @@ type Consumer struct {
 	Logger    *slog.Logger
 }
 
-// happened is the payload of an event about a submission.
-type happened struct {
-	ID            string    `json:"id"`
-	Study         string    `json:"study"`
-	Participant   string    `json:"participant"`
-	Submission    uuid.UUID `json:"submission"`
-	ReceivedAt    time.Time `json:"receivedAt"`
-	Questionnaire string    `json:"questionnaire"`
-	Version       string    `json:"version"`
-}
-
 // Handle implements kafka.Handler.
 func (c *Consumer) Handle(ctx context.Context, batch []kafka.Message) error {
 	for _, m := range batch {
-		kind := ""
-		for _, h := range m.Headers {
-			if h.Key == outbox.HeaderType {
-				kind = string(h.Value)
-			}
-		}
-		state, ours := map[string]submission.State{"response.store": submission.Stored, "submission.quarantine": submission.Quarantined, "submission.conflict": submission.Conflict}[kind]
+		e, ours, err := submission.EventOf(m)
 		if !ours {
 			continue
 		}
 		ctx := trace.Of(ctx, m.Traceparent())
-		var e happened
-		if err := json.Unmarshal(m.Value, &e); err != nil {
+		if err != nil {
 			c.Logger.ErrorContext(ctx, "unreadable event", "partition", m.Partition, "offset", m.Offset)
 			continue
 		}
-		err := c.follow(ctx, &e, state)
+		err = c.follow(ctx, &e)
 		switch {
 		case err == nil, db.IsClosed(err): // the raiser has told of what is lost
 		case !errs.Permanent(err):
 			return err
 		default:
-			c.Logger.ErrorContext(ctx, "a response could not be looked at by the safety rules", "submission.id", int64Of(e.ID), "error", err)
+			c.Logger.ErrorContext(ctx, "a response could not be looked at by the safety rules", "submission.id", e.ID, "error", err)
 		}
 	}
 	return nil
 }
 
-func (c *Consumer) follow(ctx context.Context, e *happened, state submission.State) error {
-	o := occasion{study: int64Of(e.Study), participant: int64Of(e.Participant), response: int64Of(e.ID), submission: e.Submission, state: string(state)}
+func (c *Consumer) follow(ctx context.Context, e *submission.Event) error {
+	o := occasion{study: e.Study, participant: e.Participant, response: e.ID, submission: e.Submission, state: string(e.State)}
 	rules, err := c.Book.Rules(ctx, o.study)
 	if err != nil || rules.Version == 0 {
 		return err // without any rules there are no alerts
@@ -99,7 +76,7 @@ func (c *Consumer) follow(ctx context.Context, e *happened, state submission.Sta
 		return err
 	}
 	var found []finding
-	if state == submission.Stored {
+	if e.State == submission.Stored {
 		if found, err = c.evaluate(ctx, p, &rules, e, o.response); err != nil {
 			return err
 		}
@@ -107,7 +84,7 @@ func (c *Consumer) follow(ctx context.Context, e *happened, state submission.Sta
 	return c.Raiser.raise(ctx, p, o, found)
 }
 
-func (c *Consumer) evaluate(ctx context.Context, p *participant.Profile, rules *Rules, e *happened, id int64) ([]finding, error) {
+func (c *Consumer) evaluate(ctx context.Context, p *participant.Profile, rules *Rules, e *submission.Event, id int64) ([]finding, error) {
 	asked := rules.For(e.Questionnaire, e.Version, false)
 	if len(asked) == 0 {
 		return nil, nil

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"sync"
 	"time"
 
@@ -256,9 +255,4 @@ func (c *UrgentConsumer) take(ctx context.Context, one *carried) error {
 // errDamaged is of what can never be read, however often it comes.
 func errDamaged(cause error) error {
 	return errs.New(errs.Unprocessable, "damaged", "what safety rules look at cannot be read").WithCause(cause)
-}
-
-func int64Of(text string) int64 {
-	n, _ := strconv.ParseInt(text, 10, 64) // 0 is nobody's id
-	return n
 }

@@ -28,11 +28,13 @@ type Reader struct {
 	text  string
 	at    int
 	err   error
-	open  []frame  // objects and arrays that are open, innermost last
-	names []string // of all members of open objects so far, outermost first
-	// Room for what a response needs, so that reading one allocates nothing.
-	openRoom  [16]frame
-	namesRoom [48]string
+	depth int // objects and arrays that are open
+	named int // names of all members of open objects so far
+	// Room for what a response needs; no pointer into it is kept, so a Reader can stand on its caller's stack and reading allocates nothing.
+	frames [16]frame // outermost first
+	names  [40]string
+	deeper []frame  // beyond frames
+	others []string // beyond names
 }
 
 // frame is one open object or array.
@@ -45,8 +47,41 @@ type frame struct {
 
 // Reset begins anew with text. What the Reader returns shares the text's memory.
 func (r *Reader) Reset(text string) {
-	r.text, r.at, r.err = text, 0, nil
-	r.open, r.names = r.openRoom[:0], r.namesRoom[:0]
+	r.text, r.at, r.err, r.depth, r.named = text, 0, nil, 0, 0
+	r.deeper, r.others = r.deeper[:0], r.others[:0]
+}
+
+// top is what was entered last.
+func (r *Reader) top() *frame {
+	if i := r.depth - 1; i < len(r.frames) {
+		return &r.frames[i]
+	}
+	return &r.deeper[r.depth-1-len(r.frames)]
+}
+
+func (r *Reader) push(f frame) {
+	if r.depth < len(r.frames) {
+		r.frames[r.depth] = f
+	} else {
+		r.deeper = append(r.deeper[:r.depth-len(r.frames)], f)
+	}
+	r.depth++
+}
+
+func (r *Reader) name(i int) string {
+	if i < len(r.names) {
+		return r.names[i]
+	}
+	return r.others[i-len(r.names)]
+}
+
+func (r *Reader) keep(name string) {
+	if r.named < len(r.names) {
+		r.names[r.named] = name
+	} else {
+		r.others = append(r.others[:r.named-len(r.names)], name)
+	}
+	r.named++
 }
 
 // Err returns the first failure, an errs.Invalid with the code invalid_json that says where the text broke and never what stood there, or nil.
@@ -95,12 +130,12 @@ func (r *Reader) Enter(kind byte) bool {
 }
 
 func (r *Reader) enter(kind byte) bool {
-	if len(r.open) >= maxDepth {
+	if r.depth >= maxDepth {
 		r.Fail(errs.InvalidJSON("values are nested deeper than " + strconv.Itoa(maxDepth)))
 		return false
 	}
 	r.at++
-	r.open = append(r.open, frame{end: kind + 2, first: len(r.names)}) // '}' and ']' come two after '{' and '['
+	r.push(frame{end: kind + 2, first: r.named}) // '}' and ']' come two after '{' and '['
 	return true
 }
 
@@ -110,7 +145,7 @@ func (r *Reader) More() bool {
 	if r.err != nil {
 		return false
 	}
-	f := &r.open[len(r.open)-1]
+	f := r.top()
 	r.space()
 	if r.at >= len(r.text) {
 		return r.broken(r.at)
@@ -118,8 +153,8 @@ func (r *Reader) More() bool {
 	c := r.text[r.at]
 	if c == f.end {
 		r.at++
-		r.names = r.names[:f.first]
-		r.open = r.open[:len(r.open)-1]
+		r.named = f.first
+		r.depth--
 		return false
 	}
 	if !f.some {
@@ -154,18 +189,17 @@ func (r *Reader) Name() string {
 
 // fresh takes a name into its object, and fails if the object has it.
 func (r *Reader) fresh(name string, start int) bool {
-	f := &r.open[len(r.open)-1]
-	before := r.names[f.first:]
+	f := r.top()
 	twice := false
-	if len(before) < manyNames {
-		for _, other := range before {
-			twice = twice || other == name
+	if r.named-f.first < manyNames {
+		for i := f.first; i < r.named; i++ {
+			twice = twice || r.name(i) == name
 		}
 	} else {
 		if f.table == nil {
 			f.table = make(map[string]struct{}, 4*manyNames)
-			for _, other := range before {
-				f.table[other] = struct{}{}
+			for i := f.first; i < r.named; i++ {
+				f.table[r.name(i)] = struct{}{}
 			}
 		}
 		_, twice = f.table[name]
@@ -175,13 +209,13 @@ func (r *Reader) fresh(name string, start int) bool {
 		r.Fail(errs.InvalidJSON("a JSON object has the same member twice (at byte " + strconv.Itoa(start) + ")"))
 		return false
 	}
-	r.names = append(r.names, name)
+	r.keep(name)
 	return true
 }
 
 // Skip reads over the value that comes next.
 func (r *Reader) Skip() {
-	for depth := len(r.open); ; {
+	for depth := r.depth; ; {
 		switch c := r.Peek(); c {
 		case 0:
 			return
@@ -193,15 +227,15 @@ func (r *Reader) Skip() {
 			r.bare(c)
 		}
 		// The next value of what is open, or the end of the value that was to be read over.
-		for len(r.open) > depth && !r.More() {
+		for r.depth > depth && !r.More() {
 			if r.err != nil {
 				return
 			}
 		}
-		if r.err != nil || len(r.open) == depth {
+		if r.err != nil || r.depth == depth {
 			return
 		}
-		if r.open[len(r.open)-1].end == '}' {
+		if r.top().end == '}' {
 			r.Name()
 		}
 	}
