@@ -206,8 +206,8 @@ func TestConsumerConfig(t *testing.T) {
 	if err := kafka.DefaultConsumerConfig("g", "t").Validate(); err != nil {
 		t.Errorf("the defaults: %v", err)
 	}
-	if err := (kafka.ConsumerConfig{}).Validate(); err == nil || strings.Count(err.Error(), "\n") != 3 {
-		t.Errorf("got %v, want all four problems", err)
+	if err := (kafka.ConsumerConfig{}).Validate(); err == nil || strings.Count(err.Error(), "\n") != 4 {
+		t.Errorf("got %v, want all five problems", err)
 	}
 	err := kafka.Consume(t.Context(), kafka.DefaultConfig(), nil, kafka.ConsumerConfig{}, nil, quiet())
 	if err == nil {
