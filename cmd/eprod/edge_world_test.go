@@ -65,10 +65,15 @@ type edgeTask struct {
 
 // edgeSettings are those of the processes: etcd and a gateway are dependencies as well, studies can be archived, and no limit stands in the way of the load.
 func edgeSettings(listen, archive string) []string {
-	return []string{"EPROD_IDS__SOURCE=etcd", "EPROD_LOCKS__BACKEND=etcd", "EPROD_LIMITS__ROUTES__IMPORTS__RATE=1000", "EPROD_LIMITS__ROUTES__IMPORTS__BURST=1000",
-		"EPROD_LIMITS__ROUTES__SIGN_IN__RATE=1000", "EPROD_LIMITS__ROUTES__SIGN_IN__BURST=1000", "EPROD_NOTIFY__ORDER=twilio", "EPROD_NOTIFY__TWILIO__ENABLED=true",
-		"EPROD_NOTIFY__TWILIO__ENDPOINT=http://" + listen, "EPROD_NOTIFY__TWILIO__ACCOUNT_SID=AC00000000000000000000000000000000", "EPROD_NOTIFY__TWILIO__AUTH_TOKEN=sandbox-secret",
-		"EPROD_NOTIFY__TWILIO__FROM=+15550100", "EPROD_NOTIFY__TWILIO__CALLBACK=http://127.0.0.1:1/api/v1/sms/receipts/twilio", "EPROD_SMS_SANDBOX__LISTEN=" + listen, "EPROD_ARCHIVE__DIR=" + archive}
+	return append(gatewaySettings("http://"+listen), "EPROD_IDS__SOURCE=etcd", "EPROD_LOCKS__BACKEND=etcd", "EPROD_LIMITS__ROUTES__IMPORTS__RATE=1000", "EPROD_LIMITS__ROUTES__IMPORTS__BURST=1000",
+		"EPROD_LIMITS__ROUTES__SIGN_IN__RATE=1000", "EPROD_LIMITS__ROUTES__SIGN_IN__BURST=1000", "EPROD_SMS_SANDBOX__LISTEN="+listen, "EPROD_ARCHIVE__DIR="+archive)
+}
+
+// gatewaySettings set up one gateway for text messages, of the given address.
+func gatewaySettings(endpoint string) []string {
+	return []string{"EPROD_NOTIFY__ORDER=twilio", "EPROD_NOTIFY__TWILIO__ENABLED=true", "EPROD_NOTIFY__TWILIO__ENDPOINT=" + endpoint,
+		"EPROD_NOTIFY__TWILIO__ACCOUNT_SID=AC00000000000000000000000000000000", "EPROD_NOTIFY__TWILIO__AUTH_TOKEN=sandbox-secret", "EPROD_NOTIFY__TWILIO__FROM=+15550100",
+		"EPROD_NOTIFY__TWILIO__CALLBACK=http://127.0.0.1:1/api/v1/sms/receipts/twilio"}
 }
 
 func newEdgeWorld(t *testing.T, tasks int) *edgeWorld {

@@ -8,7 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -37,7 +40,14 @@ func TestStudyLock(t *testing.T) {
 		rounds, crowd = 30, 400
 	}
 	d := newDeployment(t)
-	d.env = append(d.env, "EPROD_CATALOG__TTL=300ms", "EPROD_STUDY_LOCK__SETTLE=700ms", "EPROD_STUDY_LOCK__INTERVAL=50ms", "EPROD_STUDY_LOCK__LEASE=1s", "EPROD_LOCKS__BACKEND=etcd")
+	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { // takes every message, and never says what became of it
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(w, `{"sid":"SM00000000000000000000000000000001","status":"queued"}`)
+	}))
+	defer gateway.Close()
+	d.env = append(d.env, gatewaySettings(gateway.URL)...)
+	d.env = append(d.env, "EPROD_CATALOG__TTL=300ms", "EPROD_STUDY_LOCK__SETTLE=700ms", "EPROD_STUDY_LOCK__INTERVAL=50ms", "EPROD_STUDY_LOCK__LEASE=1s", "EPROD_LOCKS__BACKEND=etcd", "EPROD_RISK__RATE=1000", "EPROD_RISK__BURST=1000")
 	api1, api2 := d.start("api"), d.start("api")
 	l := &locking{d: d, processors: []*process{d.start("processor"), d.start("processor")}}
 	var rules []string

@@ -64,7 +64,14 @@ func (l *locking) furnish(t *testing.T) {
 	}
 	pid := subject(t, few[0].token)
 	s.must(t, 202, "POST", l.path("/participants/"+pid+"/messages"), map[string]any{"template": "invitation", "to": "+12025550100", "params": map[string]string{"link": "https://epro.example.org/a"}})
-	s.must(t, 204, "PUT", l.path("/participants/"+pid+"/tasks/"+few[0].tasks["excused"]+"/excusal"), map[string]string{"reason": "in hospital"})
+	excusal := l.path("/participants/" + pid + "/tasks/" + few[0].tasks["excused"] + "/excusal")
+	eventually(t, 60*time.Second, func() string { // as soon as the task is issued
+		a, err := s.do(t.Context(), 0, "PUT", excusal, s.token, []byte(`{"reason":"in hospital"}`))
+		if err != nil || a.Status != http.StatusNoContent {
+			return fmt.Sprintf("%d %s %v", a.Status, a.Raw, err)
+		}
+		return ""
+	})
 	enrolled := func(number string) string {
 		return s.must(t, 201, "POST", l.path("/participants"), map[string]any{"number": number, "site": "S01", "arm": "A", "zone": "Europe/Berlin", "language": "en",
 			"anchors": map[string]string{"enrolment": "2026-11-23"}}).text("activationCode")

@@ -43,11 +43,17 @@ func (s *Service) Enrol(ctx context.Context, study int64, e Enrolment, source st
 	return out, out.Err
 }
 
+// importStep bounds each step of an import, its beginning and every batch of lines, as the work of any other request is bounded: while a
+// database hangs, what can be told is told after it, though the import as a whole may take minutes.
+const importStep = 2500 * time.Millisecond
+
 // Import adds many participants, a batch at a time. Each line's fate is given to emit in order, after its batch is durable; a
 // line that fails does not stop the others. Importing the same lines again is safe: numbers that are there answer with
 // already_exists and their id. It ends early with an error only when emit fails, the context ends or nothing could begin.
 func (s *Service) Import(ctx context.Context, study int64, lines iter.Seq[Line], source string, emit func([]Outcome) error) error {
-	d, err := s.desk(ctx, study, auth.ParticipantEnrol, source)
+	beginning, begun := context.WithTimeout(ctx, importStep)
+	d, err := s.desk(beginning, study, auth.ParticipantEnrol, source)
+	begun()
 	if err != nil {
 		return err
 	}
@@ -59,7 +65,9 @@ func (s *Service) Import(ctx context.Context, study int64, lines iter.Seq[Line],
 		if err := ctx.Err(); errors.Is(err, context.Canceled) {
 			return fmt.Errorf("import: %w", err) // nobody reads on; a time that has run out, however, is told line by line
 		}
-		out := s.enrol(ctx, d, batch)
+		step, done := context.WithTimeout(ctx, importStep)
+		out := s.enrol(step, d, batch)
+		done()
 		batch = batch[:0]
 		return emit(out)
 	}
