@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -72,22 +71,6 @@ func TestAssessor(t *testing.T) {
 		t.Errorf("a submission cost the api %v while the model was well, %v while it hung and %v while it was slow", before, hung, slowly)
 	}
 	model.hold(t, rate, burst, 4*people)
-}
-
-// scoredQuestionnaire is the burst's questionnaire with a score.
-func scoredQuestionnaire(t *testing.T) []byte {
-	t.Helper()
-	var q map[string]any
-	if err := json.Unmarshal(burstQuestionnaire("1.0.0"), &q); err != nil {
-		t.Fatal(err)
-	}
-	q["extension"] = []any{map[string]any{"url": "https://eprod.org/fhir/StructureDefinition/questionnaire-score", "extension": []any{map[string]any{"url": "name", "valueString": "total"},
-		map[string]any{"url": "item", "valueString": "q00"}, map[string]any{"url": "item", "valueString": "q01"}, map[string]any{"url": "item", "valueString": "q02"}}}}
-	body, err := json.Marshal(q)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return body
 }
 
 // behaviour of a sponsor's model.

@@ -274,6 +274,9 @@ func (c *Config) Validate() error {
 	section("smsSandbox", c.SMSSandbox.Validate())
 	section("archive", c.Archive.Validate())
 	problems = append(problems, c.storeProblems()...)
+	if c.StudyLock.Settle <= 2*c.Catalog.TTL {
+		problems = append(problems, fmt.Errorf("studyLock.settle: %v: must be more than twice catalog.ttl, which is %v: until then a door may not know that a study is being locked", c.StudyLock.Settle, c.Catalog.TTL))
+	}
 	if c.Redis.Timeout <= 0 {
 		problems = append(problems, fmt.Errorf("redis.timeout: %v: must be greater than zero", c.Redis.Timeout))
 	}

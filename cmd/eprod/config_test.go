@@ -113,6 +113,8 @@ func TestBadConfig(t *testing.T) {
 		{"OpenMail", "notify:\n  email: {enabled: true, host: mail.example.org, security: none, username: u}\n", nil,
 			[]string{"notify.email.security: none: must be", "notify.email.password: must be set", "notify.email.from: \"\": must be"}},
 		{"MailInOrder", "notify:\n  order: [smtp]\n", nil, []string{"notify.order: smtp: must name"}},
+		{"LockBeforeDoorsKnow", "catalog: {ttl: 3s}\n", nil, []string{"studyLock.settle: 5s: must be more than twice catalog.ttl, which is 3s"}},
+		{"LockAsDoorsKnow", "studyLock: {settle: 4s}\n", nil, []string{"studyLock.settle: 4s: must be more than twice catalog.ttl, which is 2s"}},
 		{"SlowerThanThreeSeconds", "ingest:\n  spoolTimeout: 5s\n", nil, []string{"must not exceed 3s"}},
 	}
 	for _, c := range cases {

@@ -10,8 +10,9 @@ import (
 )
 
 // probes returns a request for every operation that the server has. What concerns one participant is asked for one on each shard. A
-// read that nobody wrote a probe for gets one from its path; of writes without one the names are returned.
-func (w *edgeWorld) probes(t *testing.T) (all []*probe, without []string) {
+// read that nobody wrote a probe for gets one from its path; a write without one fails the test, and so does an operation that
+// docs/edge.md has in no group, or one there that the server does not have.
+func (w *edgeWorld) probes(t *testing.T, page edgePage) (all []*probe) {
 	t.Helper()
 	written := make(map[string]bool)
 	add := func(op string, side int, next func() call) {
@@ -34,30 +35,43 @@ func (w *edgeWorld) probes(t *testing.T) (all []*probe, without []string) {
 	if err := json.Unmarshal(a.Raw, &document); err != nil {
 		t.Fatal(err)
 	}
+	served := make(map[string]bool)
 	for path, item := range document.Paths {
 		for method, op := range item {
+			served[op.OperationID] = true
+			if page.group[op.OperationID] == "" {
+				t.Errorf("docs/edge.md does not say what %s (%s %s) answers: it is in no group", op.OperationID, method, path)
+			}
 			switch {
 			case written[op.OperationID]:
 			case method == "get":
 				for side := range w.known {
 					c := call{method: "GET", path: w.fill(path, side), token: w.coordinator}
+					if strings.Contains(c.path, "{") {
+						t.Errorf("nothing is known that could stand in %s of %s", c.path, op.OperationID)
+					}
 					if strings.Contains(path, "/me/") {
 						c.token = w.known[side].token
 					}
 					add(op.OperationID, side, func() call { return c })
 				}
 			default:
-				without = append(without, op.OperationID)
+				t.Errorf("%s (%s %s) is a write without a probe", op.OperationID, method, path)
 			}
 		}
 	}
-	return all, without
+	for op, group := range page.group {
+		if !served[op] {
+			t.Errorf("docs/edge.md has %s in the group %q; there is no such operation", op, group)
+		}
+	}
+	return all
 }
 
 // fill puts what there is into a path.
 func (w *edgeWorld) fill(path string, side int) string {
 	p := &w.known[side]
-	return strings.NewReplacer("{id}", w.tr.study, "{pid}", p.id, "{tid}", p.task, "{uuid}", p.receipt, "{sid}", w.site, "{qid}", w.question).Replace(path)
+	return strings.NewReplacer("{id}", w.tr.study, "{pid}", p.id, "{tid}", p.task, "{uuid}", p.receipt, "{sid}", w.site, "{qid}", w.question, "{aid}", p.alert).Replace(path)
 }
 
 // participantProbes are about one participant of a shard.
@@ -109,6 +123,9 @@ func (w *edgeWorld) participantProbes(side int, add func(op string, next func() 
 	staff("extend-record-lock", "PUT", record+"/lock", "", map[string]string{"token": "AAAAAAAAAAAAAAAAAAAAAA"})
 	staff("unlock-record", "DELETE", record+"/lock", "", nil)
 	staff("get-response", "GET", "/api/v1/responses/"+p.response, "", nil)
+	staff("get-alert", "GET", "/api/v1/studies/{id}/alerts/{aid}", "", nil)
+	staff("acknowledge-alert", "POST", "/api/v1/studies/{id}/alerts/{aid}/acknowledge", "", map[string]string{"note": "called"}) // once; then it was done before
+	staff("resolve-alert", "POST", "/api/v1/studies/{id}/alerts/{aid}/resolve", "", map[string]string{"note": "a slip of the finger"})
 	add("enrol-participant", func() call { // where somebody lives follows from the new id, so this is about any shard
 		return call{method: "POST", path: w.fill("/api/v1/studies/{id}/participants", side), token: w.coordinator, body: w.newcomer(fmt.Sprintf("N%d", w.count.Add(1)))}
 	})
@@ -144,18 +161,30 @@ func (w *edgeWorld) studyProbes(add func(op string, next func() call)) {
 	staff("update-study", "PATCH", draft, `"99"`, map[string]string{"title": "Edge"})
 	coded("add-site", "/sites")
 	coded("add-arm", "/arms")
+	staff("list-alerts", "GET", base+"/alerts", "", nil)
+	staff("list-assessments", "GET", base+"/assessments", "", nil)
+	staff("put-safety-rules", "PUT", draft+"/safety/rules", "", map[string]any{"rules": []any{}})
+	staff("put-safety-rota", "PUT", draft+"/safety/rota", `"99"`, map[string]any{"sites": []any{}, "manager": []any{}})
+	staff("put-risk-setting", "PUT", draft+"/risk", `"99"`, map[string]any{"enabled": false, "model": "rules"})
+	add("import-participants", func() call {
+		line, _ := json.Marshal(w.newcomer(fmt.Sprintf("I%d", w.count.Add(1))))
+		return call{method: "POST", path: w.fill(base+"/participants/import", 0), token: w.coordinator, body: append(line, '\n'), contentType: "application/x-ndjson"}
+	})
 	staff("set-site-contact", "PUT", draft+"/sites/{sid}/contact", "", map[string]string{"email": "clinic@example.org"})
 	staff("grant-role", "POST", draft+"/staff", "", map[string]string{"username": w.admin, "role": "monitor"})
 	staff("import-questionnaire", "POST", draft+"/questionnaires", "", burstQuestionnaire("1.0.0"))
 	staff("publish-questionnaire", "POST", draft+"/questionnaires/{qid}/publish", "", nil)
 	staff("publish-study", "POST", draft+"/publish", "", nil)
 	staff("put-schedule", "PUT", draft+"/schedule", "", map[string]any{"rules": []any{}})
-	staff("amend-schedule", "POST", draft+"/schedule/amendment", "", map[string]any{"rules": []any{}, "reason": "none"})
+	staff("amend-schedule", "POST", base+"/schedule/amendment?limit=20&days=2", "", map[string]any{"rules": []any{map[string]any{"id": "one", "questionnaire": w.tr.canonical, "anchor": "enrolment",
+		"offset": "P28D", "windows": []any{map[string]string{"opens": "00:00", "due": "12:00", "closes": "00:00"}}}}})
 	staff("preview-schedule", "POST", base+"/schedule/preview", "", map[string]any{"zone": "Europe/Berlin", "arm": "A", "anchors": map[string]string{"enrolment": "2026-01-01"},
 		"from": "2026-02-01", "to": "2026-02-03"})
-	wrong := map[string]string{"password": "not the password", "reason": "none"}
-	staff("lock-study", "POST", base+"/lock", "", wrong)
-	staff("unlock-study", "POST", base+"/unlock", "", wrong)
+	confirmed := map[string]string{"password": edgePassword, "reason": "none"} // and a study in which there is nothing to do
+	staff("lock-study", "POST", draft+"/lock", "", confirmed)
+	staff("unlock-study", "POST", draft+"/unlock", "", confirmed)
+	staff("archive-study", "POST", draft+"/archive", "", map[string]string{"reason": "none"})
+	staff("restore-study", "POST", draft+"/archive/restore", "", map[string]string{"reason": "none"})
 	add("message-receipt", func() call {
 		return call{method: "POST", path: "/api/v1/sms/receipts/twilio", body: []byte("SmsSid=SM1")}
 	})

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"regexp"
 	"slices"
@@ -22,9 +24,6 @@ type edgePage struct {
 	answer map[string]map[string]string        // group → column of a dependency → usual, 503 or either
 	within map[string]map[string]time.Duration // dependency → state → longest time of any route
 }
-
-// everythingElse is the group of operations that the page does not name.
-const everythingElse = "everything else"
 
 // readEdgePage takes the three tables of docs/edge.md apart.
 func readEdgePage(t *testing.T) edgePage {
@@ -63,6 +62,20 @@ func readEdgePage(t *testing.T) edgePage {
 				}
 				p.within[cells[0]][head[i+1]] = time.Duration(seconds * float64(time.Second))
 			}
+		}
+	}
+	groups := make(map[string]bool)
+	for op, group := range p.group {
+		groups[group] = true
+		for _, column := range []string{"metadata", "its shard", "another shard", "Kafka", "Redis", "etcd", "gateway"} {
+			if !slices.Contains([]string{"usual", "503", "either"}, p.answer[group][column]) {
+				t.Fatalf("docs/edge.md: %s is in the group %q, of which it says %q for %s", op, group, p.answer[group][column], column)
+			}
+		}
+	}
+	for group := range p.answer {
+		if !groups[group] {
+			t.Errorf("docs/edge.md: no operation is in the group %q", group)
 		}
 	}
 	return p
@@ -242,8 +255,8 @@ func TestHungDependency(t *testing.T) {
 		states, lasts, tasks = []string{"slow", "hung", "dead"}, 12*time.Second, 3000
 	}
 	w := newEdgeWorld(t, tasks)
-	probes, without := w.probes(t)
-	t.Logf("%d probes; writes without one: %v", len(probes), without)
+	probes := w.probes(t, page)
+	t.Logf("%d probes of %d operations", len(probes), len(page.group))
 	w.usual(t, probes)
 	for _, d := range edgeDependencies() {
 		if page.within[d.name] == nil {
@@ -253,7 +266,55 @@ func TestHungDependency(t *testing.T) {
 			t.Run(d.name+"/"+state, func(t *testing.T) { w.endure(t, page, d, state, lasts, every, probes) })
 		}
 	}
+	t.Run("Kafka and shard/hung", w.stayReady)
 	w.balanced(t)
+}
+
+// stayReady hangs the log together with a shard. Submissions of participants on the other shard are taken all the time, and no api process
+// tells its balancer that it cannot take any.
+func (w *edgeWorld) stayReady(t *testing.T) {
+	readiness := func() string {
+		for _, p := range w.apis {
+			for path, want := range map[string]string{"/readyz": "ready", "/metrics": `eprod_breaker_state{name="log"} 0`} {
+				res, err := http.Get(p.ops + path)
+				if err != nil {
+					return err.Error()
+				}
+				raw, err := io.ReadAll(res.Body)
+				_ = res.Body.Close()
+				switch said := strings.Contains(string(raw), want); {
+				case err != nil:
+					return err.Error()
+				case path == "/readyz" && res.StatusCode != http.StatusOK:
+					t.Fatalf("the log and one shard hang, another shard answers, and an api is not ready: %s", raw)
+				case path == "/metrics" && said:
+					return "the breaker of the log is closed"
+				}
+			}
+		}
+		return ""
+	}
+	for _, service := range []string{"kafka-1", "mysql-shard0"} {
+		w.d.serviceDo("pause", service)
+		defer w.d.serviceDo("resume", service)
+	}
+	var sending sync.WaitGroup
+	for i := range 8 * len(w.apis) { // enough failures in each process to open its breaker
+		sending.Go(func() {
+			c := w.submit(1)
+			a, err := w.do(t.Context(), i, c)
+			w.settle(c.submission, a.Status)
+			if err != nil || a.Status != http.StatusAccepted {
+				t.Errorf("a submission to the shard that answers: %d %s %v", a.Status, a.Raw, err)
+			}
+		})
+	}
+	sending.Wait()
+	eventually(t, 10*time.Second, readiness)
+	for range 20 { // through the breaker's states
+		_ = pause(t.Context(), 200*time.Millisecond)
+		_ = readiness()
+	}
 }
 
 // usual finds out what each route answers when all is well.
@@ -321,12 +382,8 @@ func (w *edgeWorld) endure(t *testing.T, page edgePage, d dependency, state stri
 		recovered = max(recovered, at.Sub(mended))
 	}
 	for _, o := range all {
-		group := page.group[o.probe.op]
-		if group == "" {
-			group = everythingElse
-		}
 		column := d.column(o.probe)
-		want := page.answer[group][column]
+		want := page.answer[page.group[o.probe.op]][column]
 		if state == "slow" {
 			want = "usual"
 		}

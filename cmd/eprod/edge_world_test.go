@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -30,6 +31,7 @@ const edgePassword = "correct horse battery staple"
 type edgeWorld struct {
 	d           *deployment
 	tr          *trial
+	apis        []*process
 	coordinator string // access token; its rights stand in the metadata database
 	admin       string // user name
 	draft       string // a study that may be changed
@@ -48,7 +50,7 @@ type edgeWorld struct {
 
 // edgePerson is a participant that the probes ask for.
 type edgePerson struct {
-	id, number, code, token, refresh, task, receipt, response string
+	id, number, code, token, refresh, task, receipt, response, alert string
 
 	spare string // id of another one, who does not sign in
 }
@@ -61,12 +63,12 @@ type edgeTask struct {
 	task string
 }
 
-// edgeSettings are those of the processes: etcd and a gateway are dependencies as well, and no limit stands in the way of the load.
-func edgeSettings(listen string) []string {
+// edgeSettings are those of the processes: etcd and a gateway are dependencies as well, studies can be archived, and no limit stands in the way of the load.
+func edgeSettings(listen, archive string) []string {
 	return []string{"EPROD_IDS__SOURCE=etcd", "EPROD_LOCKS__BACKEND=etcd", "EPROD_LIMITS__ROUTES__IMPORTS__RATE=1000", "EPROD_LIMITS__ROUTES__IMPORTS__BURST=1000",
 		"EPROD_LIMITS__ROUTES__SIGN_IN__RATE=1000", "EPROD_LIMITS__ROUTES__SIGN_IN__BURST=1000", "EPROD_NOTIFY__ORDER=twilio", "EPROD_NOTIFY__TWILIO__ENABLED=true",
 		"EPROD_NOTIFY__TWILIO__ENDPOINT=http://" + listen, "EPROD_NOTIFY__TWILIO__ACCOUNT_SID=AC00000000000000000000000000000000", "EPROD_NOTIFY__TWILIO__AUTH_TOKEN=sandbox-secret",
-		"EPROD_NOTIFY__TWILIO__FROM=+15550100", "EPROD_NOTIFY__TWILIO__CALLBACK=http://127.0.0.1:1/api/v1/sms/receipts/twilio", "EPROD_SMS_SANDBOX__LISTEN=" + listen}
+		"EPROD_NOTIFY__TWILIO__FROM=+15550100", "EPROD_NOTIFY__TWILIO__CALLBACK=http://127.0.0.1:1/api/v1/sms/receipts/twilio", "EPROD_SMS_SANDBOX__LISTEN=" + listen, "EPROD_ARCHIVE__DIR=" + archive}
 }
 
 func newEdgeWorld(t *testing.T, tasks int) *edgeWorld {
@@ -78,12 +80,12 @@ func newEdgeWorld(t *testing.T, tasks int) *edgeWorld {
 	}
 	w.listen = l.Addr().String()
 	_ = l.Close()
-	w.d.env = append(w.d.env, edgeSettings(w.listen)...)
+	w.d.env = append(w.d.env, edgeSettings(w.listen, t.TempDir())...)
 	w.startGateway(t)
-	api1, api2 := w.d.start("api"), w.d.start("api")
+	w.apis = []*process{w.d.start("api"), w.d.start("api")}
 	w.d.start("processor")
 	rules := []string{"one", "two", "three"}
-	w.tr = newTrial(t, w.d, max(20, tasks/len(rules)), rules, api1.api, api2.api)
+	w.tr = newTrial(t, w.d, max(20, tasks/len(rules)), rules, w.apis[0].api, w.apis[1].api)
 	w.staff(t)
 	for side := range w.known {
 		w.know(t, side)
@@ -143,6 +145,14 @@ func (w *edgeWorld) staff(t *testing.T) {
 		return fmt.Sprint(items[0].(map[string]any)["id"])
 	}
 	w.site, w.question = first(base+"/sites"), first(base+"/questionnaires")
+	s.must(t, 200, "PUT", base+"/safety/rules", map[string]any{"rules": []any{map[string]any{"id": "grave", "questionnaire": trialQuestionnaire, "severity": "high",
+		"when": map[string]any{"answer": map[string]any{"linkId": "q01", "operator": "=", "number": 10}}}}})
+}
+
+// grave is an answer that the study's safety rule finds.
+func grave(id uuid.UUID) []byte {
+	return bytes.Replace(burstResponse(id, "1.0.0", time.Now().Format(time.RFC3339), ""), []byte(`{"linkId":"q01","text":"Symptom 1 today, 0 to 10","answer":[{"valueInteger":1}]}`),
+		[]byte(`{"linkId":"q01","answer":[{"valueInteger":10}]}`), 1)
 }
 
 func (w *edgeWorld) newStudy() map[string]any {
@@ -168,7 +178,7 @@ func (w *edgeWorld) enrol(t *testing.T, side int) edgePerson {
 	return edgePerson{}
 }
 
-// know enrols a participant on the shard, signs it in with a PIN and lets it answer a task.
+// know enrols a participant on the shard, signs it in with a PIN and lets it answer a task in a way that raises an alert.
 func (w *edgeWorld) know(t *testing.T, side int) {
 	t.Helper()
 	s, p := w.tr.staff, &w.known[side]
@@ -185,12 +195,21 @@ func (w *edgeWorld) know(t *testing.T, side int) {
 	}
 	id := uuid.New()
 	p.task, p.receipt = who.tasks["one"], id.String()
-	a, err := s.do(t.Context(), 0, "POST", "/api/v1/submissions", p.token, envelopeOf(p.task, burstResponse(id, "1.0.0", time.Now().Format(time.RFC3339), "")))
+	a, err := s.do(t.Context(), 0, "POST", "/api/v1/submissions", p.token, envelopeOf(p.task, grave(id)))
 	if err != nil || a.Status != 202 {
 		t.Fatalf("submit: %d %s %v", a.Status, a.Raw, err)
 	}
 	w.sent = append(w.sent, sent{uuid: id, sha256: a.text("sha256"), task: p.task})
 	p.response = a.text("id")
+	eventually(t, 30*time.Second, func() string {
+		list := s.must(t, 200, "GET", "/api/v1/studies/"+w.tr.study+"/alerts?participant="+p.id, nil)
+		items, _ := list.Body["items"].([]any)
+		if len(items) == 0 {
+			return "no alert: " + string(list.Raw)
+		}
+		p.alert = fmt.Sprint(items[0].(map[string]any)["id"])
+		return ""
+	})
 	eventually(t, 30*time.Second, func() string {
 		if a, err := s.do(t.Context(), 0, "GET", "/api/v1/submissions/"+p.receipt, p.token, nil); err != nil || a.text("state") != "stored" {
 			return fmt.Sprintf("%s %v", a.Raw, err)
@@ -223,6 +242,7 @@ type call struct {
 	method, path, token string
 	body                any // nil, []byte or what is sent as JSON
 	ifMatch             string
+	contentType         string // "application/json" where it is ""
 	submission          *edgeTask
 }
 
@@ -318,9 +338,12 @@ func (w *edgeWorld) do(ctx context.Context, base int, c call) (answer, error) {
 			return answer{}, err
 		}
 	}
-	var headers map[string]string
+	headers := map[string]string{}
 	if c.ifMatch != "" {
-		headers = map[string]string{"If-Match": c.ifMatch}
+		headers["If-Match"] = c.ifMatch
+	}
+	if c.contentType != "" {
+		headers["Content-Type"] = c.contentType
 	}
 	return w.tr.staff.doWith(ctx, base, c.method, c.path, c.token, raw, headers)
 }

@@ -5,11 +5,9 @@ import (
 	"time"
 
 	"github.com/eprod/eprod/internal/errs"
-	"github.com/eprod/eprod/internal/kafka"
 	"github.com/eprod/eprod/internal/notify"
 	"github.com/eprod/eprod/internal/safety"
 	"github.com/eprod/eprod/internal/study"
-	"github.com/eprod/eprod/internal/submission"
 )
 
 // The consumer groups of safety: one for what was stored, one for what urgent rules have found at the door.
@@ -40,26 +38,6 @@ func (s *server) openSafety() {
 		Sealer: intake, IDs: s.ids, Now: time.Now, Logger: s.log})
 	s.safety.consumer = &safety.Consumer{Book: book, Catalog: s.catalog, People: s.profiles, Responses: s.submissions, Raiser: raiser, Intake: intake, Meter: s.metrics.Alerts, Logger: s.log}
 	s.safety.urgent = &safety.UrgentConsumer{People: s.profiles, Raiser: raiser, Receipts: s.submissions, Meter: s.metrics.Alerts, Logger: s.log}
-}
-
-// alerts evaluates the rules on what was stored, until ctx ends.
-func (s *server) alerts(ctx context.Context) error {
-	return s.follow(ctx, safetyGroup, submission.Events, s.safety.consumer.Handle)
-}
-
-// urgentAlerts takes what urgent rules have found, until ctx ends. It runs beside the doors as well, because the processors may be the
-// ones that are down.
-func (s *server) urgentAlerts(ctx context.Context) error {
-	return s.follow(ctx, urgentGroup, safety.UrgentTopic, s.safety.urgent.Handle)
-}
-
-// follow consumes a topic with a group of its own until ctx ends.
-func (s *server) follow(ctx context.Context, group, topic string, handle kafka.Handler) error {
-	cc := kafka.DefaultConsumerConfig(group, topic)
-	cc.Failing = func(topic string, partition int32, err error) {
-		s.log.WarnContext(ctx, "a batch waits", "topic", topic, "partition", partition, "error", err)
-	}
-	return kafka.Consume(ctx, s.kafka, s.dial, cc, handle, s.log)
 }
 
 // staffMessages tells staff of alerts by every address that they have.

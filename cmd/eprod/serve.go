@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/eprod/eprod/internal/auth"
+	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/idgen"
 	"github.com/eprod/eprod/internal/ingest"
@@ -21,6 +22,8 @@ import (
 	"github.com/eprod/eprod/internal/limit"
 	"github.com/eprod/eprod/internal/outbox"
 	"github.com/eprod/eprod/internal/processor"
+	"github.com/eprod/eprod/internal/risk"
+	"github.com/eprod/eprod/internal/safety"
 	"github.com/eprod/eprod/internal/study"
 	"github.com/eprod/eprod/internal/submission"
 	"github.com/eprod/eprod/internal/telemetry"
@@ -68,22 +71,59 @@ type server struct {
 	risk     assessing
 }
 
-// parts is the table of what runs in which role. Adding a consumer is adding a line.
+// consumer is a part that reads a topic as a group of its own.
+type consumer struct {
+	name  string
+	roles []string
+	group kafka.Group
+	run   func(ctx context.Context) error
+}
+
+// consumers is the table of who reads which topic as which group. Adding a consumer is adding a line: it runs, and operators see from
+// every process how far its group is behind, also when no such consumer is alive.
+func (s *server) consumers() []consumer {
+	worker, both := []string{roleProcessor}, []string{roleAPI, roleProcessor}
+	return []consumer{
+		{"processor", worker, accepted, s.consume},
+		{"cache invalidation", worker, kafka.Group{Name: invalidationGroup, Topic: cache.Topic}, s.invalidate},
+		s.follower("alerts", worker, kafka.Group{Name: safetyGroup, Topic: submission.Events}, s.safety.consumer.Handle),
+		{"risk assessment", worker, kafka.Group{Name: riskGroup, Topic: submission.Events}, s.assess},
+		{"risk assessment by HTTP", worker, kafka.Group{Name: riskHTTPGroup, Topic: risk.HTTPTopic}, s.assessByHTTP},
+		// Beside the doors as well, because the processors may be the ones that are down.
+		s.follower("urgent alerts", both, kafka.Group{Name: urgentGroup, Topic: safety.UrgentTopic}, s.safety.urgent.Handle),
+	}
+}
+
+// follower is a consumer with the bounds of kafka.DefaultConsumerConfig.
+func (s *server) follower(name string, roles []string, group kafka.Group, handle kafka.Handler) consumer {
+	return consumer{name, roles, group, func(ctx context.Context) error {
+		cc := kafka.DefaultConsumerConfig(group.Name, group.Topic)
+		cc.Failing = func(topic string, partition int32, err error) {
+			s.log.WarnContext(ctx, "a batch waits", "topic", topic, "partition", partition, "error", err)
+		}
+		return kafka.Consume(ctx, s.kafka, s.dial, cc, handle, s.log)
+	}}
+}
+
+// consumerGroups are the groups whose lag operators see.
+func (s *server) consumerGroups() []kafka.Group {
+	var groups []kafka.Group
+	for _, c := range s.consumers() {
+		groups = append(groups, c.group)
+	}
+	return groups
+}
+
+// parts is the table of what runs in which role; those that read topics stand in consumers.
 func (s *server) parts() []part {
 	api, both := []string{roleAPI}, []string{roleAPI, roleProcessor}
-	return []part{
+	parts := []part{
 		{"public listener", api, stageIntake, s.web.Run},
 		{"spool relay", api, stageIntake, s.spoolRelay().Run},
-		{"processor", []string{roleProcessor}, stageIntake, s.consume},
-		{"cache invalidation", []string{roleProcessor}, stageIntake, s.invalidate},
 		{"cache verification", []string{roleProcessor}, stageIntake, s.verifier().Run},
 		{"tasks", []string{roleProcessor}, stageIntake, s.generator.Run},
 		{"reminders", []string{roleProcessor}, stageIntake, s.reminders.Run},
 		{"messages", []string{roleProcessor}, stageIntake, s.messages.Work},
-		{"alerts", []string{roleProcessor}, stageIntake, s.alerts},
-		{"risk assessment", []string{roleProcessor}, stageIntake, s.assess},
-		{"risk assessment by HTTP", []string{roleProcessor}, stageIntake, s.assessByHTTP},
-		{"urgent alerts", both, stageIntake, s.urgentAlerts},
 		{"escalation of alerts", both, stageIntake, s.safety.escalator.Run},
 		{"urgent rules", api, stageRelay, s.safety.watch.Run},
 		{"study locks", []string{roleProcessor}, stageIntake, s.locker.Run},
@@ -100,6 +140,10 @@ func (s *server) parts() []part {
 		{"embedded stores", both, stageStores, s.embeddedStores},
 		{"operators' listener", both, stageStores, s.ops.Run},
 	}
+	for _, c := range s.consumers() {
+		parts = append(parts, part{c.name, c.roles, stageIntake, c.run})
+	}
+	return parts
 }
 
 // serve runs the process until ctx ends and returns when everything has drained. Problems of the start are reported before
@@ -241,20 +285,6 @@ func callerKey(ctx context.Context) string {
 		return ""
 	}
 	return string(p.Kind) + strconv.FormatInt(p.ID, 36)
-}
-
-// ready reports whether this process can durably accept: it is not stopping, and the log takes records or a shard answers.
-func (s *server) ready(ctx context.Context) error {
-	if s.config.Role == roleProcessor {
-		return s.meta.Ping(ctx)
-	}
-	if s.web.Draining() {
-		return errors.New("stopping")
-	}
-	if s.breaker.State() == limit.Closed {
-		return nil
-	}
-	return s.shards.Each(ctx, func(ctx context.Context, d *db.DB) error { return d.Ping(ctx) })
 }
 
 func (s *server) spoolRelay() *ingest.SpoolRelay {

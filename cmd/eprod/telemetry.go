@@ -11,14 +11,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/eprod/eprod/internal/cache"
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/kafka"
 	"github.com/eprod/eprod/internal/lock"
 	"github.com/eprod/eprod/internal/notify"
 	"github.com/eprod/eprod/internal/outbox"
-	"github.com/eprod/eprod/internal/risk"
-	"github.com/eprod/eprod/internal/safety"
 	"github.com/eprod/eprod/internal/submission"
 	"github.com/eprod/eprod/internal/telemetry"
 )
@@ -73,18 +70,6 @@ func (a *app) openTracing(ctx context.Context) error {
 // accepted is the group that stores what was acknowledged.
 var accepted = kafka.Group{Name: processorGroup, Topic: submission.Topic}
 
-// consumerGroups are the groups whose lag operators see, from every process: that of dead consumers as well. A new consumer adds a line.
-func consumerGroups() []kafka.Group {
-	return []kafka.Group{
-		accepted,
-		{Name: invalidationGroup, Topic: cache.Topic},
-		{Name: safetyGroup, Topic: submission.Events},
-		{Name: riskGroup, Topic: submission.Events},
-		{Name: riskHTTPGroup, Topic: risk.HTTPTopic},
-		{Name: urgentGroup, Topic: safety.UrgentTopic},
-	}
-}
-
 // observe adds the metrics that are read when somebody looks, and the sampler of the stores.
 func (s *server) observe() error {
 	pools := make(map[string]func() sql.DBStats)
@@ -122,7 +107,7 @@ func (s *server) sample() {
 
 // sampleLog reads where the groups stand.
 func (s *server) sampleLog(ctx context.Context) ([]telemetry.Reading, error) {
-	list, err := kafka.Lag(ctx, s.kafka, s.dial, consumerGroups(), accepted)
+	list, err := kafka.Lag(ctx, s.kafka, s.dial, s.consumerGroups(), accepted)
 	var out []telemetry.Reading
 	waiting, partitions, oldest := int64(0), 0, time.Time{}
 	for _, b := range list {

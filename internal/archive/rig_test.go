@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -261,6 +264,74 @@ func (r *rig) sums(t *testing.T, study int64) map[string]string {
 			rows += n
 		}
 		out[table.Name] = fmt.Sprintf("%d rows, %x", rows, sum[:8])
+	}
+	return out
+}
+
+// raw counts and hashes every row of every table of the shards that belongs to participants, of whatever study, by statements that know
+// nothing of the product's way through the tables: what that way never visits is seen here.
+func (r *rig) raw(t *testing.T) map[string]string {
+	t.Helper()
+	apart := make(map[string]bool)
+	for _, table := range db.ShardTables() {
+		apart[table.Name] = table.Kind != db.StudyData
+	}
+	out := make(map[string]string)
+	for _, d := range r.shards.All() {
+		list := "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_TYPE = 'BASE TABLE'"
+		if d.Dialect == db.SQLite {
+			list = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+		}
+		for _, row := range r.rows(t, d, list) {
+			table := row[:len(row)-1] // without what ends a value
+			if apart[table] {
+				continue
+			}
+			count := r.rows(t, d, "SELECT COUNT(*) FROM "+table)[0]
+			var sum, mix uint64 // of the rows in any order
+			for _, row := range r.rows(t, d, "SELECT * FROM "+table) {
+				h := sha256.Sum256([]byte(row))
+				sum += binary.BigEndian.Uint64(h[:])
+				mix ^= binary.BigEndian.Uint64(h[8:])
+			}
+			out[d.Name+"/"+table] = fmt.Sprintf("%s rows, %016x%016x", count[:len(count)-1], sum, mix)
+		}
+	}
+	return out
+}
+
+// rows returns the rows of a query, each as its values with an end mark after every one.
+func (r *rig) rows(t *testing.T, d *db.DB, query string) (out []string) {
+	t.Helper()
+	rows, err := d.Pool().QueryContext(t.Context(), query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	names, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, into := make([]sql.RawBytes, len(names)), make([]any, len(names))
+	for i := range values {
+		into[i] = &values[i]
+	}
+	for rows.Next() {
+		if err := rows.Scan(into...); err != nil {
+			t.Fatal(err)
+		}
+		var row strings.Builder
+		for _, v := range values {
+			if len(values) > 1 { // where a value ends must be told from what is in it
+				fmt.Fprintf(&row, "%d %v ", len(v), v == nil)
+			}
+			row.Write(v)
+			row.WriteByte('\n')
+		}
+		out = append(out, row.String())
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
 	}
 	return out
 }

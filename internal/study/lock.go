@@ -94,7 +94,7 @@ type ShardReport struct {
 // LockConfig bounds the locking of studies.
 type LockConfig struct {
 	Interval  time.Duration `koanf:"interval"`  // how often studies that are being locked are looked at
-	Settle    time.Duration `koanf:"settle"`    // how long the doors of all processes have to learn of it; at least twice catalog.ttl
+	Settle    time.Duration `koanf:"settle"`    // how long the doors of all processes have to learn of it; more than twice catalog.ttl
 	Followers time.Duration `koanf:"followers"` // how long consumers of events are waited for; what they find later is refused
 	Lease     time.Duration `koanf:"lease"`     // how long a study stays with a process that has stopped working
 	Page      int           `koanf:"page"`      // rows that are read at once for the hashes
