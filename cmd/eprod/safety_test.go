@@ -107,9 +107,7 @@ func (a *alarms) publish(t *testing.T) {
 // grave is an answer that the urgent rule fits.
 func (a *alarms) grave(p *person) (uuid.UUID, []byte) {
 	id := uuid.New()
-	body := strings.Replace(string(burstResponse(id, "1.0.0", time.Now().Format(time.RFC3339), "")), `{"linkId":"q01","text":"Symptom 1 today, 0 to 10","answer":[{"valueInteger":1}]}`,
-		`{"linkId":"q01","answer":[{"valueInteger":10}]}`, 1)
-	return id, envelopeOf(p.tasks["urgent"], []byte(body))
+	return id, envelopeOf(p.tasks["urgent"], grave(id))
 }
 
 // inTime holds the way from the first 202 to the alert against a bound, while so many submissions wait and none is stored.

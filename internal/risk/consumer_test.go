@@ -227,7 +227,7 @@ func TestHungModel(t *testing.T) {
 			c.hanging.Store(true)
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			if err := consumer.Handle(ctx, batch); err != nil || len(c.handed) != events {
-				t.Errorf("%d events were handed on, want %d; %v", len(c.handed), events, err)
+				t.Fatalf("%d events were handed on, want %d; %v", len(c.handed), events, err)
 			}
 			batch = c.handed
 			if err := consumer.HandleHTTP(ctx, batch); errs.KindOf(err) != errs.Unavailable {
