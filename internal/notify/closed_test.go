@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"gorm.io/gorm"
 
 	"github.com/eprod/eprod/internal/db"
 	"github.com/eprod/eprod/internal/study"
@@ -32,14 +33,25 @@ func TestLockedWhileAGatewayIsAsked(t *testing.T) {
 		t.Run(dialect, func(t *testing.T) {
 			w := newDesk(t, shards, []string{AliyunName})
 			closing := &study.ClosingStore{Shards: shards, Page: 100}
+			enrolled := []string{"id", "study_id", "site_id", "arm", "number", "status", "zone", "language", "anchors", "data_key", "version", "created_at", "bucket", "left_at"}
+			err := shards.For(someone).Tx(t.Context(), func(tx *gorm.DB) error {
+				return db.Insert(tx, "participant", enrolled, [][]any{{someone, theStudy, 30, "", "0007", "active", "UTC", "en", "{}", []byte{1}, 1, 1, db.Bucket(someone), 0}})
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
 			digest := func() (all []study.ShardReport) {
 				t.Helper()
+				messages := int64(0)
 				for _, shard := range shards.All() {
 					one, err := closing.Digest(t.Context(), shard, theStudy)
 					if err != nil {
 						t.Error(err)
 					}
-					all = append(all, one)
+					all, messages = append(all, one), messages+one.Tables["message"]
+				}
+				if messages != 1 {
+					t.Errorf("%d messages are hashed, so no change of them is seen", messages)
 				}
 				return all
 			}
