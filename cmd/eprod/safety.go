@@ -35,7 +35,7 @@ func (s *server) openSafety() {
 	s.safety.watch = safety.NewWatch(s.config.Safety, safety.Parts{Book: book, People: s.profiles, Log: s.producer, Breaker: s.breaker, Raiser: raiser, Partitions: s.kafka.Partitions,
 		Meter: s.metrics.Alerts, Logger: s.log})
 	s.safety.escalator = safety.NewEscalator(s.config.Safety, safety.EscalatorParts{Store: store, Catalog: s.catalog, People: s.profiles, Messenger: staffMessages{s.messages},
-		Sealer: intake, IDs: s.ids, Now: time.Now, Logger: s.log})
+		Sealer: intake, IDs: s.ids, Now: time.Now, Meter: s.metrics.Alerts, Logger: s.log})
 	s.safety.consumer = &safety.Consumer{Book: book, Catalog: s.catalog, People: s.profiles, Responses: s.submissions, Raiser: raiser, Intake: intake, Logger: s.log}
 	s.safety.urgent = &safety.UrgentConsumer{People: s.profiles, Raiser: raiser, Logger: s.log}
 }

@@ -52,21 +52,21 @@ type ward struct {
 	logged     bytes.Buffer
 	logger     *slog.Logger
 
-	mu        sync.Mutex
-	site      study.Site
-	responses map[int64]submission.Response
-	receipts  map[uuid.UUID]submission.State
-	broken    error // of receipts
-	refused   int
-	raised    map[bool]int // by urgent
-	unwatched int
-	gets      int
-	logAway   error
-	breaker   error
-	sent      []kafka.Message
-	told      []Told
-	purposes  map[string]bool
-	deaf      func(Told) error
+	mu                sync.Mutex
+	site              study.Site
+	responses         map[int64]submission.Response
+	receipts          map[uuid.UUID]submission.State
+	broken            error // of receipts
+	refused           int
+	raised            map[bool]int // by urgent
+	unwatched, untold int
+	gets              int
+	logAway           error
+	breaker           error
+	sent              []kafka.Message
+	told              []Told
+	purposes          map[string]bool
+	deaf              func(Told) error
 }
 
 func each(t *testing.T, test func(t *testing.T, w *ward)) {
@@ -170,6 +170,7 @@ func (w *ward) Receipt(_ context.Context, _ int64, id uuid.UUID) (submission.Rec
 func (w *ward) Alerts(n int, urgent bool) { w.count(func() { w.raised[urgent] += n }) }
 func (w *ward) Refused(n int)             { w.count(func() { w.refused += n }) }
 func (w *ward) Unwatched()                { w.count(func() { w.unwatched++ }) }
+func (w *ward) Untold()                   { w.count(func() { w.untold++ }) }
 func (w *ward) count(what func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

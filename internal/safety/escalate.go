@@ -38,6 +38,7 @@ type EscalatorParts struct {
 	Sealer    *keyring.DataKey
 	IDs       IDs
 	Now       func() time.Time
+	Meter     interface{ Untold() } // counts steps that reached nobody
 	Logger    *slog.Logger
 }
 
@@ -124,6 +125,7 @@ func (e *Escalator) step(ctx context.Context, a Alert) error {
 		e.Logger.ErrorContext(ctx, "not everybody could be told of an alert before the next step was due", "alert", a.ID, "step", a.Step, "error", err)
 	}
 	if told == 0 && err == nil {
+		e.Meter.Untold()
 		e.Logger.ErrorContext(ctx, "nobody was told of an alert: see the study's rota, and notify in the settings", "alert", a.ID, "study", a.Study)
 	}
 	ids, err := e.IDs.NextN(1)

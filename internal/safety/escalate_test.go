@@ -21,7 +21,7 @@ import (
 func (w *ward) escalator() *Escalator {
 	config := DefaultConfig()
 	config.Batch, config.Lease = 2, 30*time.Second
-	return NewEscalator(config, EscalatorParts{Store: w.store, Catalog: w, People: w, Messenger: w, Sealer: w.key, IDs: w, Now: w.clock.Now, Logger: w.logger})
+	return NewEscalator(config, EscalatorParts{Store: w.store, Catalog: w, People: w, Messenger: w, Sealer: w.key, IDs: w, Now: w.clock.Now, Meter: w, Logger: w.logger})
 }
 
 // rota replaces the study's rota.
@@ -180,7 +180,7 @@ func TestWhoIsTold(t *testing.T) {
 		if diff := cmp.Diff(c.want, w.toldOf()); diff != "" {
 			t.Error(diff)
 		}
-		if nobody := strings.Contains(w.logged.String(), "nobody was told"); nobody != (len(c.want) == 0) {
+		if nobody := strings.Contains(w.logged.String(), "nobody was told"); nobody != (len(c.want) == 0) || nobody != (w.untold > 0) {
 			t.Errorf("the log says:\n%s", w.logged.String())
 		}
 		if a := w.only(); a.Step != 1 || !a.NextAt.Equal(a.RaisedAt.Add(time.Hour)) {

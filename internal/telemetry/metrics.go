@@ -205,10 +205,11 @@ func (l *Limits) Limited(rule string) { l.refused.WithLabelValues(rule).Inc() }
 func (l *Limits) LimitedAlone(rule string) { l.alone.WithLabelValues(rule).Inc() }
 
 // Alerts counts safety alerts: eprod_alerts_total{way}, what urgent rules could not look at in time: eprod_alerts_unwatched_total, and what
-// locked studies could not take any more: eprod_alerts_refused_total. It counts calls of risk models, too: eprod_assessments_total{outcome}.
+// locked studies could not take any more: eprod_alerts_refused_total, and steps that reached nobody: eprod_alerts_untold_total. It counts calls
+// of risk models, too: eprod_assessments_total{outcome}.
 type Alerts struct {
-	urgent, ordinary, unwatched, refused prometheus.Counter
-	assessments                          *prometheus.CounterVec
+	urgent, ordinary, unwatched, refused, untold prometheus.Counter
+	assessments                                  *prometheus.CounterVec
 }
 
 func newAlerts(f promauto.Factory) *Alerts {
@@ -219,6 +220,8 @@ func newAlerts(f promauto.Factory) *Alerts {
 			Help: "Accepted submissions that urgent rules could not look at in time; the consumer of stored responses looks at them."}),
 		refused: f.NewCounter(prometheus.CounterOpts{Name: "eprod_alerts_refused_total",
 			Help: "Alerts that are not kept, because their study was locked before they were found."}),
+		untold: f.NewCounter(prometheus.CounterOpts{Name: "eprod_alerts_untold_total",
+			Help: "Steps of an escalation that reached nobody: the rota or the site lacks an address, or no gateway takes it."}),
 		assessments: f.NewCounterVec(prometheus.CounterOpts{Name: "eprod_assessments_total",
 			Help: "Calls of risk models: assessed, refused (never to be repeated) or failed (repeated)."}, []string{"outcome"})}
 	for _, outcome := range []string{"assessed", "refused", "failed"} {
@@ -241,6 +244,9 @@ func (a *Alerts) Alerts(n int, urgent bool) {
 
 // Refused counts alerts that a locked study could not take any more.
 func (a *Alerts) Refused(n int) { a.refused.Add(float64(n)) }
+
+// Untold counts a step of an escalation that reached nobody.
+func (a *Alerts) Untold() { a.untold.Inc() }
 
 // Unwatched counts a submission that urgent rules could not look at.
 func (a *Alerts) Unwatched() { a.unwatched.Inc() }
