@@ -79,8 +79,8 @@ func (o *operators) watched(t *testing.T) {
 	o.call(t, 200, "PUT", base+"/risk", staff, []byte(`{"enabled":true,"model":"http"}`), map[string]string{"If-Match": `"0"`})
 }
 
-// grave returns an answer that both rules fit.
-func grave(id uuid.UUID, comment string) []byte {
+// graveWith returns an answer that both rules fit.
+func graveWith(id uuid.UUID, comment string) []byte {
 	return bytes.Replace(burstResponse(id, "1.0.0", time.Now().Format(time.RFC3339), comment), []byte(`{"linkId":"q01","text":"Symptom 1 today, 0 to 10","answer":[{"valueInteger":1}]}`),
 		[]byte(`{"linkId":"q01","answer":[{"valueInteger":10}]}`), 1)
 }
@@ -108,7 +108,7 @@ func (o *operators) metrics(t *testing.T, api, worker *process) {
 func (o *operators) oneTrace(t *testing.T) {
 	const outside, phone = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	p := o.tr.people[0]
-	body := envelopeOf(p.tasks["plain"], grave(uuid.New(), ""))
+	body := envelopeOf(p.tasks["plain"], graveWith(uuid.New(), ""))
 	o.call(t, 202, "POST", "/api/v1/submissions", p.token, body, map[string]string{"traceparent": "00-" + outside + "-" + phone + "-00"})
 	const internal, server, client, producer, consumer = 1, 2, 3, 4, 5 // of the protocol
 	want := []struct {
@@ -410,7 +410,7 @@ func (o *operators) handled(t *testing.T) {
 // submissions sends a participant's answers with a text in them, and bodies that are refused.
 func (o *operators) submissions(t *testing.T, i int) {
 	p, id := o.tr.people[i], uuid.New()
-	good := func(comment string) []byte { return grave(id, comment) }
+	good := func(comment string) []byte { return graveWith(id, comment) }
 	if i > 0 { // the first has answered
 		o.call(t, 202, "POST", "/api/v1/submissions", p.token, envelopeOf(p.tasks["plain"], good(" "+o.canary("answer"))), nil)
 		o.call(t, 409, "POST", "/api/v1/submissions", p.token, envelopeOf(p.tasks["plain"], good(" "+o.canary("other"))), nil)
