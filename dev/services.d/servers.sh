@@ -35,7 +35,7 @@ run_mysql() {
     # The socket's name is short whatever the folder is called: mysqld works inside its data folder.
     launch "$1" "${command[@]}" --datadir="$data" --port="$(port "$1")" --socket=mysql.sock --pid-file=mysql.pid --bind-address=127.0.0.1 \
         --mysqlx=OFF --secure-file-priv= --local-infile=1 --skip-name-resolve --innodb-flush-log-at-trx-commit=1 --sync-binlog=1 \
-        --binlog-expire-logs-seconds=3600 --innodb-buffer-pool-size=128M --performance-schema=OFF --init-file="$data.sql"
+        --binlog-expire-logs-seconds=3600 --innodb-buffer-pool-size=128M --max-connections=400 --performance-schema=OFF --init-file="$data.sql"
 }
 
 run_redis() {
