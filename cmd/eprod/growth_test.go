@@ -129,6 +129,8 @@ func ownDatabases(t *testing.T, d *deployment) {
 	}
 	d.env = slices.DeleteFunc(d.env, func(pair string) bool { return strings.HasPrefix(pair, "EPROD_DATABASE__") })
 	d.env = append(d.env, "EPROD_DATABASE__META__DSN="+dsn("meta"), "EPROD_DATABASE__SHARDS="+string(list))
+	// One server has all four databases here, for five processes, and takes 400 connections.
+	d.env = append(d.env, "EPROD_DATABASE__POOL__MAX_OPEN=18", "EPROD_DATABASE__POOL__MAX_IDLE=18")
 }
 
 // killedAt runs a command and kills it as soon as it says that it begins a step.
