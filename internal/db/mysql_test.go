@@ -194,7 +194,7 @@ func TestStatementsStayPrepared(t *testing.T) {
 				t.Fatalf("%d, %v", n, err)
 			}
 		}
-		if n := status("Com_stmt_prepare") - opened - (status("Com_stmt_close") - closed); n > 96 {
+		if n := status("Com_stmt_prepare") - opened - (status("Com_stmt_close") - closed); n > 160 {
 			t.Errorf("the connection keeps %d statements", n)
 		}
 	})
