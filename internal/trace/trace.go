@@ -244,25 +244,39 @@ func Join(ctx context.Context, others ...context.Context) context.Context {
 	return context.WithValue(ctx, openKey{}, all)
 }
 
-// Of returns ctx with only that one of its traces open which a traceparent names, and with none where it names none of them: what is done for
-// one record of a batch is no other record's. Where ctx follows nothing, or that trace alone, it is returned itself.
+// child is a span that knows what it continues, as those of OpenTelemetry's SDK do.
+type child interface{ Parent() api.SpanContext }
+
+// Of returns ctx with only that one of its spans open which continues a traceparent, and with none where none belongs to that trace: what is
+// done for one record of a batch is no other record's, also where a trace has several in the batch. Where ctx follows nothing, or that span
+// alone, it is returned itself.
 func Of(ctx context.Context, traceparent string) context.Context {
 	o := openIn(ctx)
 	if o == nil {
 		return ctx
 	}
+	var of api.Span
 	if len(traceparent) == HeaderLength {
 		for _, span := range o.spans {
 			if span.SpanContext().TraceID().String() != traceparent[3:35] {
 				continue
 			}
-			if len(o.spans) == 1 {
-				return ctx
+			if c, ok := span.(child); ok && c.Parent().SpanID().String() == traceparent[36:52] {
+				of = span
+				break
 			}
-			return context.WithValue(ctx, openKey{}, &open{o.tracer, []api.Span{span}})
+			if of == nil {
+				of = span
+			}
 		}
 	}
-	return context.WithValue(ctx, openKey{}, (*open)(nil))
+	switch {
+	case of == nil:
+		return context.WithValue(ctx, openKey{}, (*open)(nil))
+	case len(o.spans) == 1:
+		return ctx
+	}
+	return context.WithValue(ctx, openKey{}, &open{o.tracer, []api.Span{of}})
 }
 
 // IDs returns the numbers of the trace and the span that ctx belongs to, as hexadecimal digits: empty where it is none, or several.

@@ -45,6 +45,27 @@ func TestOff(t *testing.T) {
 	}
 }
 
+// TestBatchOfOneTrace: of two records of one trace in a batch, each has the span that continues it.
+func TestBatchOfOneTrace(t *testing.T) {
+	ctx, _, recorder := recorded()
+	other := one[:36] + "c7ad6b7169203331" + one[52:] // another span of the same trace
+	batch, span := trace.Continue(ctx, "process", trace.Consumer, one, other)
+	for _, header := range []string{one, other} {
+		_, work := trace.Start(trace.Of(batch, header), header, trace.Internal)
+		work.End(nil)
+	}
+	span.End(nil)
+	parentOf := map[string]string{} // by span
+	for _, s := range recorder.Ended() {
+		parentOf[s.SpanContext().SpanID().String()] = s.Parent().SpanID().String()
+	}
+	for _, s := range recorder.Ended() {
+		if header := s.Name(); header != "process" && parentOf[s.Parent().SpanID().String()] != header[36:52] {
+			t.Errorf("what is done for %s is under the span that continues %s", header, parentOf[s.Parent().SpanID().String()])
+		}
+	}
+}
+
 // TestBatch: what is done for many records is in the trace of each; each hands on its own.
 func TestBatch(t *testing.T) {
 	ctx, _, recorder := recorded()
