@@ -194,13 +194,10 @@ func (p *program) config() (*Config, error) {
 	}
 	c := defaultConfig()
 	err = load(&c, sources{file: content, name: name, env: p.env, flags: p.flags})
-	if err == nil {
-		if c.Role == "consumer" {
-			c.Role = "processor"
-		}
-		err = c.Validate()
+	if c.Role == "consumer" {
+		c.Role = "processor"
 	}
-	if err != nil {
+	if err = errors.Join(err, c.Validate()); err != nil { // what could not be read has kept its default
 		return nil, fmt.Errorf("the settings cannot be used:\n%s", bullets(err))
 	}
 	return &c, nil

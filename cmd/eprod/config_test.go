@@ -104,6 +104,8 @@ func TestBadConfig(t *testing.T) {
 		{"UnknownKeyInList", "database:\n  shards:\n    - {nam: a}\n", nil, []string{"nam"}},
 		{"SeveralAtOnce", "role: boss\nlog:\n  level: loud\nkafka:\n  partitions: 0\n", nil,
 			[]string{"role: \"boss\": must be", "log.level: \"loud\": must be", "kafka.partitions: 0: must be"}},
+		{"UnknownAndBad", "processor: {fetchByte: 3, fetchWait: 0s, writers: many}\nstudyLock: {settle: 1s}\n", []string{"EPROD_HTTP__LISEN=:80"},
+			[]string{"processor.fetchByte: unknown key", "fetchWait: 0s: must be", "writers", "studyLock.settle: 1s: must be", "EPROD_HTTP__LISEN: unknown setting"}},
 		{"MissingSecrets", "", []string{"EPROD_DATABASE__META__DSN=u:p@tcp(h)/m", `EPROD_DATABASE__SHARDS=[{"name":"a","dsn":"u:p@tcp(h)/a","buckets":"0-255"}]`},
 			[]string{"auth.signingKey: missing", "keyring.masterKeys: missing"}},
 		{"BadSecret", "auth:\n  signingKey: short\n", nil, []string{"auth.signingKey: must be base64 of exactly 32"}},

@@ -117,7 +117,7 @@ func checkDuckDB(t *testing.T, r *rig, want expected) {
 func long(t *testing.T) {
 	t.Helper()
 	if !testenv.Long() {
-		t.Skip("left out: a long variant. To have it: make test-long")
+		t.Skip("left out: PySpark and ClickHouse's engine as readers. To have it: make test-long")
 	}
 }
 

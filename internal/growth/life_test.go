@@ -77,7 +77,7 @@ func (l *life) write(ctx context.Context, s *Service) {
 				break
 			}
 		}
-		time.Sleep(15 * time.Millisecond)
+		rest(ctx, 15*time.Millisecond)
 	}
 }
 
@@ -106,7 +106,7 @@ func (l *life) batches(ctx context.Context, s *Service) {
 		for _, i := range places {
 			l.acked[i].Add(1)
 		}
-		time.Sleep(40 * time.Millisecond)
+		rest(ctx, 40*time.Millisecond)
 	}
 }
 
@@ -139,7 +139,7 @@ func (l *life) claim(ctx context.Context, s *Service) {
 				return
 			}
 		}
-		time.Sleep(60 * time.Millisecond)
+		rest(ctx, 60*time.Millisecond)
 	}
 }
 
@@ -155,7 +155,7 @@ func (l *life) read(ctx context.Context, s *Service) {
 			return
 		}
 		l.reads.Add(1)
-		time.Sleep(5 * time.Millisecond)
+		rest(ctx, 5*time.Millisecond)
 	}
 }
 
@@ -196,6 +196,14 @@ func (l *life) count(ctx context.Context, s *Service) {
 			}
 		}
 		l.reads.Add(1)
-		time.Sleep(60 * time.Millisecond)
+		rest(ctx, 60*time.Millisecond)
+	}
+}
+
+// rest is the time between two pieces of work of somebody who has others to do.
+func rest(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
 	}
 }

@@ -309,7 +309,7 @@ func lockedMeanwhile(t *testing.T, p *plant, s *Service) {
 							locked <- t.Context().Err()
 							return
 						}
-						time.Sleep(20 * time.Millisecond)
+						rest(t.Context(), 20*time.Millisecond)
 					}
 				}
 			}
